@@ -1,0 +1,1 @@
+"""Job folders as the agent sees them: made, followed, journalled, listed."""

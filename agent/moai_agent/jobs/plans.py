@@ -1,0 +1,218 @@
+"""Plans: the ordered steps of each kind of job, as kept in ``plan.json``.
+
+Pure functions from what was asked to dictionaries. A step of our own has ``module`` and ``inputs``
+(see moai_worker.steps); a command has only ``argv``.
+"""
+
+import hashlib
+import json
+import os
+import re
+import sys
+from typing import Any, Dict, List, Optional
+
+from moai_proto.v1 import dataset_pb2, training_pb2
+
+#: ORG/NAME or NAME as the Hub allows it, with an optional :CONFIG for datasets.
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?$")
+
+DEFAULT_BLOCK = 1024
+
+
+class Place:
+    """Where a plan's steps run and keep things.
+
+    Attributes:
+        job_path: the job folder. main_py: entry of the steps. python: the environment's
+        interpreter. work: the work folder. hf_home: HF_HOME of the job. endpoint: the Hub. cwd:
+        working folder.
+    """
+
+    def __init__(
+        self, job_path: str, main_py: str, python: str, work: str, hf_home: str, endpoint: str, cwd: str
+    ) -> None:
+        self.job_path, self.main_py, self.python = job_path, main_py, python
+        self.work, self.hf_home, self.endpoint, self.cwd = work, hf_home, endpoint, cwd
+
+    @property
+    def job_id(self) -> str:
+        """Name of the job folder."""
+        return os.path.basename(self.job_path)
+
+
+def is_path(text: str) -> bool:
+    """Whether a model or dataset is meant as a path on the container rather than a Hub id."""
+    expanded = os.path.expanduser(text)
+    if text.startswith(("/", "~", "./", "../")):
+        return True
+    return not _HUB_ID.match(text) or (os.path.exists(expanded) and "/" in text)
+
+
+def _own(place: Place, name: str, module: str, inputs: Dict[str, Any], python: str, **more: Any) -> Dict[str, Any]:
+    # -s: packages in ~/.local must not shadow the agent's Python; the user's env stays as it is.
+    flags = ["-I"] if python == sys.executable else []
+    argv = [python] + flags + [place.main_py, name, module, place.job_path]
+    return dict({"name": name, "module": module, "argv": argv, "inputs": inputs, "cwd": place.cwd}, **more)
+
+
+def download(place: Place, name: str, repo: str, kind: str, revision: str, output: str = "") -> Dict[str, Any]:
+    """Fetch a repository; runs on the agent's own Python because it needs nothing else."""
+    inputs = {
+        "repo_id": repo,
+        "repo_type": kind,
+        "revision": revision or "main",
+        "endpoint": place.endpoint,
+        "hf_home": place.hf_home,
+        "token_env": "HF_TOKEN",
+    }
+    if output:
+        inputs["output"] = output
+    return _own(place, name, "download", inputs, sys.executable, optional_secrets=["HF_TOKEN"])
+
+
+def _model(place: Place, steps: List[Dict[str, Any]], model: str, revision: str) -> Any:
+    """The model as an input of later steps; adds its download when it is on the Hub."""
+    if is_path(model):
+        return os.path.abspath(os.path.join(place.cwd, os.path.expanduser(model)))
+    steps.append(download(place, "download", model, "model", revision))
+    return {"from": "download", "key": "path"}
+
+
+def _key(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", text.rstrip("/").split("/")[-1]).strip("-.")[:48] or "set"
+
+
+def prepare_steps(
+    place: Place, spec: dataset_pb2.DatasetSpec, model: str, model_revision: str
+) -> List[Dict[str, Any]]:
+    """Fetch what is on the Hub, then tokenise."""
+    steps: List[Dict[str, Any]] = []
+    model_input = _model(place, steps, model, model_revision)
+    source, config = spec.source, ""
+    if is_path(source):
+        source_input: Any = os.path.abspath(os.path.join(place.cwd, os.path.expanduser(source)))
+    else:
+        source, _, config = source.partition(":")
+        steps.append(download(place, "download-dataset", source, "dataset", spec.revision))
+        source_input = {"from": "download-dataset", "key": "path"}
+    block = spec.block_size or DEFAULT_BLOCK
+    template = spec.template or "summarize"
+    output = spec.output or os.path.join(
+        place.work,
+        "prepared",
+        "%s-%s" % (_slug(source), _key(source, config, spec.revision, template, block, spec.sample, model, model_revision)),
+    )
+    inputs = {
+        "source": source_input,
+        "config": config or None,
+        "split": None,
+        "model": model_input,
+        "template": template,
+        "block_size": block,
+        "output": os.path.abspath(os.path.join(place.cwd, os.path.expanduser(output))),
+        "file_name": spec.file_name or "llama3_dataset.pt",
+        "sample": spec.sample or None,
+        "pad_token_id": None,
+        "cache_dir": os.path.join(place.hf_home, "datasets"),
+    }
+    steps.append(_own(place, "prepare", "prepare", inputs, place.python))
+    return steps
+
+
+def train_steps(place: Place, spec: training_pb2.TrainingSpec, output: str) -> List[Dict[str, Any]]:
+    """download -> prepare -> train -> verify (and one generation with ``smoke``)."""
+    dataset = dataset_pb2.DatasetSpec()
+    dataset.CopyFrom(spec.dataset)
+    max_steps = spec.max_steps
+    if spec.smoke:
+        dataset.sample, max_steps = 50, 3
+    steps = prepare_steps(place, dataset, spec.model, spec.model_revision)
+    model_input = next(s for s in steps if s["name"] == "prepare")["inputs"]["model"]
+    method = spec.method or "full"
+    settings = {key: _value(text) for key, text in spec.settings.items()}
+    inputs: Dict[str, Any] = {
+        "model": model_input,
+        "dataset": {"from": "prepare", "key": "path"},
+        "output": output,
+        "method": method,
+        "max_steps": max_steps or None,
+        "epochs": spec.epochs or 1,
+        "batch_size": spec.batch_size or 8,
+        "learning_rate": spec.learning_rate or (1e-4 if method == "lora" else 1e-5),
+        "save_steps": 2 if spec.smoke else None,
+        "logging_steps": 1,
+        "resume": True,
+        "control": os.path.join(place.job_path, "control"),
+    }
+    for name in _RECIPE_SETTINGS:
+        if name in settings:
+            inputs[name] = settings.pop(name)
+    inputs["settings"] = settings
+    steps.append(_own(place, "train", "train", inputs, place.python))
+    check = {"path": output, "method": method, "model": model_input, "load": bool(spec.smoke)}
+    steps.append(_own(place, "verify", "verify", check, place.python))
+    if spec.smoke:
+        trial = {
+            "model": output,
+            "base_model": model_input,
+            "prompts": ["The city council met on Monday to discuss the new library."],
+            "template": "summarize",
+            "max_new_tokens": 24,
+            "output": os.path.join(output, "smoke.jsonl"),
+        }
+        steps.append(_own(place, "generate", "generate", trial, place.python))
+    return steps
+
+
+#: Settings of the recipe itself; every other ``--set`` goes to TrainingArguments.
+_RECIPE_SETTINGS = (
+    "gradient_accumulation",
+    "warmup_steps",
+    "scheduler",
+    "seed",
+    "save_steps",
+    "keep_checkpoints",
+    "eval_steps",
+    "logging_steps",
+    "lora",
+    "gradient_checkpointing",
+    "bf16",
+    "trust_remote_code",
+)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def generate_steps(
+    place: Place, request: training_pb2.GenerateRequest, model: str, base: Optional[str]
+) -> List[Dict[str, Any]]:
+    """One generation; the model is fetched first when it is on the Hub."""
+    steps: List[Dict[str, Any]] = []
+    inputs: Dict[str, Any] = {
+        "model": _model(place, steps, model, ""),
+        "prompts": list(request.prompts),
+        "template": request.template or None,
+        "max_new_tokens": request.max_new_tokens or 64,
+        "compare": request.compare,
+        "output": os.path.join(place.job_path, "generated.jsonl"),
+    }
+    if request.prompt_file:
+        inputs["prompt_file"] = os.path.abspath(os.path.join(place.cwd, os.path.expanduser(request.prompt_file)))
+    if base:
+        inputs["base_model"] = base
+    steps.append(_own(place, "generate", "generate", inputs, place.python))
+    return steps
+
+
+def run_output(place: Place, name: str, model: str) -> str:
+    """``WORK/runs/<name>-<job>``."""
+    return os.path.join(place.work, "runs", "%s-%s" % (_slug(name or model), place.job_id))

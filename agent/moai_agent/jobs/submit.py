@@ -1,0 +1,355 @@
+"""From a request to a running job: check, choose the environment, plan, publish, start.
+
+The one way every job takes. Blocking parts run in an executor thread.
+"""
+
+import asyncio
+import json
+import os
+import re
+import time
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+from google.protobuf.message import Message
+
+from moai_agent import work
+from moai_agent.errors import AgentError
+from moai_agent.jobs import names, plans
+from moai_agent.jobs.store import Entry, request_digest
+from moai_proto.v1 import dataset_pb2, job_pb2, model_pb2, training_pb2
+from moai_worker import jobdir
+
+_REQUEST_ID = re.compile(r"^[A-Za-z0-9_.-]{8,128}$")
+_VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
+_PUBLIC_HUB = "https://huggingface.co"
+
+
+class Request:
+    """What every kind of job needs to be submitted.
+
+    Args:
+        agent: the agent. message: the whole request (its digest tells repeats from conflicts).
+        options: its JobOptions. kind, command: as listed. need_torch: see environments.choose.
+    """
+
+    def __init__(
+        self, agent: Any, message: Message, options: job_pb2.JobOptions, kind: str, command: str, need_torch: bool
+    ) -> None:
+        self.agent, self.options, self.kind, self.command = agent, options, kind, command
+        self.need_torch = need_torch
+        self.parent = ""
+        self.extra: Dict[str, Any] = {}
+        self.digest = _digest(message)
+        _check_options(options)
+
+    async def submit(self, make_plan: Callable[[plans.Place], Tuple[List[Dict[str, Any]], str]]) -> Entry:
+        """Publish and start, or find the job an earlier try made.
+
+        Args:
+            make_plan: gives the steps and the folder of the results ("" = none).
+        """
+        loop = asyncio.get_running_loop()
+        job_id = await loop.run_in_executor(None, self._submit, make_plan)
+        entry = self.agent.store.entry_or_none(job_id)
+        if entry is None:
+            raise AgentError("INTERNAL", "job %s vanished while it was submitted" % job_id)
+        return entry
+
+    def _submit(self, make_plan: Callable[[plans.Place], Tuple[List[Dict[str, Any]], str]]) -> str:
+        store, config = self.agent.store, self.agent.config
+        existing = store.find_request(self.options.request_id, self.digest)
+        if existing is not None and jobdir.read_json(store.host.job(existing).exit) is not None:
+            return existing
+        environment, why = self.agent.registry.choose(self.options.environment, self.need_torch)
+        active = self.agent.registry.activated(environment)
+        variables = _job_variables(active.variables)
+        if existing is not None:
+            store.respawn_if_unstarted(existing, self._private(variables))
+            return existing
+        job_id = next(c for c in names.candidates(self.options.request_id) if not os.path.exists(store.host.job(c).path))
+        cwd = self._workdir(variables)
+        place = plans.Place(
+            job_path=store.host.job(job_id).path,
+            main_py=config.main_py,
+            python=environment.python,
+            work=work.folder(config),
+            hf_home="",
+            endpoint="",
+            cwd=cwd,
+        )
+        given = dict(self.options.variables)
+        place.hf_home = given.get("HF_HOME") or variables.get("HF_HOME") or os.path.join(place.work, "huggingface")
+        place.endpoint = self.extra.pop("endpoint", "") or given.get("HF_ENDPOINT") or variables.get("HF_ENDPOINT") or ""
+        place.endpoint = (place.endpoint or _PUBLIC_HUB).rstrip("/")
+        steps, output = make_plan(place)
+        for step in steps:
+            self._complete(step, place, given)
+        plan = {"schema": jobdir.SCHEMA, "steps": steps, "output": output}
+        spec = self._spec(job_id, environment, why)
+        notes = [_note("environment %s (%s): %s" % (environment.name, environment.python, why), "ENVIRONMENT")]
+        notes += [_note(problem, "ENVIRONMENT", "warning") for problem in active.problems]
+        store.create(spec, plan, self._private(variables), notes)
+        return job_id
+
+    def _private(self, variables: Dict[str, str]) -> Dict[str, Any]:
+        return {"env": variables, "secrets": dict(self.options.secrets)}
+
+    def _workdir(self, variables: Dict[str, str]) -> str:
+        home = variables.get("HOME") or os.path.expanduser("~")
+        asked = self.options.workdir
+        path = os.path.normpath(os.path.join(home, os.path.expanduser(asked))) if asked else home
+        if not os.path.isdir(path):
+            raise AgentError(
+                "WORKDIR_NOT_FOUND", "the working folder %s does not exist on the container" % path,
+                "make it, or give another one with --workdir",
+            )
+        return path
+
+    def _complete(self, step: Dict[str, Any], place: plans.Place, given: Dict[str, str]) -> None:
+        """Variables, secrets and the setup line of a step."""
+        env = {"HF_HOME": place.hf_home} if step.get("module") else {}
+        if step.get("module") and place.endpoint != _PUBLIC_HUB:
+            env["HF_ENDPOINT"] = place.endpoint
+        env.update(given)
+        step["env"] = env
+        held = sorted(self.options.secrets)
+        if step.get("module"):
+            step["secrets"] = [s for s in step.pop("optional_secrets", []) if s in held]
+        else:
+            step["secrets"] = held
+        if self.options.setup:
+            script = self.options.setup + '\nexec "$@"'
+            step["argv"] = ["/bin/sh", "-c", script, "sh"] + step["argv"]
+
+    def _spec(self, job_id: str, environment: Any, why: str) -> Dict[str, Any]:
+        options = self.options
+        return dict(
+            {
+                "schema": jobdir.SCHEMA,
+                "id": job_id,
+                "kind": self.kind,
+                "name": options.name,
+                "owner": options.owner,
+                "command": self.command,
+                "request_id": options.request_id,
+                "request_digest": self.digest,
+                "create_time": time.time(),
+                "boot": self.agent.config.boot,
+                "host_id": self.agent.config.host_id,
+                "agent_digest": self.agent.config.digest,
+                "accelerator": options.accelerator,
+                "max_duration_seconds": options.max_duration_seconds,
+                "environment": {
+                    "name": environment.name,
+                    "python": environment.python,
+                    "prefix": environment.prefix,
+                    "torch": environment.torch_version or "",
+                },
+                "environment_reason": why,
+                "secrets": sorted(options.secrets),
+                "labels": dict(options.labels),
+                "parent": self.parent,
+            },
+            **self.extra
+        )
+
+
+def _check_options(options: job_pb2.JobOptions) -> None:
+    if not _REQUEST_ID.match(options.request_id):
+        raise AgentError("USAGE", "request id %r is not 8 to 128 of [A-Za-z0-9_.-]" % options.request_id[:140])
+    for name in list(options.variables) + list(options.secrets):
+        if not _VARIABLE.match(name):
+            raise AgentError("USAGE", "%r is not the name of a variable" % name, "use letters, digits and _")
+    if options.max_duration_seconds < 0:
+        raise AgentError("USAGE", "the longest duration is negative: %g" % options.max_duration_seconds)
+
+
+def _digest(message: Message) -> str:
+    """Digest of a request less its secrets and labels, which may differ between two tries."""
+    copy = type(message)()
+    copy.CopyFrom(message)
+    for name in sorted(copy.options.secrets):
+        copy.options.secrets[name] = ""
+    copy.options.ClearField("labels")
+    return request_digest(type(message).__name__.encode(), copy.SerializeToString(deterministic=True))
+
+
+def _job_variables(variables: Dict[str, str]) -> Dict[str, str]:
+    """The login environment with our defaults below it; what the user set wins."""
+    env = {"PYTHONUNBUFFERED": "1", "COLUMNS": "120"}
+    env.update(variables)
+    if not any(env.get(name) for name in ("LANG", "LC_ALL", "LC_CTYPE")):
+        env["LANG"] = "C.UTF-8"
+    for name in ("MOAI_HOME", "MOAI_JOB", "MOAI_REPORTS", "SSH_CLIENT", "SSH_CONNECTION", "SSH_TTY"):
+        env.pop(name, None)
+    return env
+
+
+def _note(text: str, code: str, level: str = "info") -> Dict[str, Any]:
+    return {"step": "", "type": "message", "data": {"text": text, "level": level, "code": code}}
+
+
+def shown(arguments: List[str]) -> str:
+    """A command as a person would type it."""
+    return " ".join(a if re.match(r"^[\w@%+=:,./-]+$", a) else "'" + a.replace("'", "'\\''") + "'" for a in arguments)
+
+
+async def command(agent: Any, message: job_pb2.RunCommandRequest) -> Entry:
+    """RunCommand."""
+    arguments = list(message.arguments)
+    if not arguments or not arguments[0]:
+        raise AgentError("USAGE", "no command was given", "moai remote run -- python script.py")
+    if any("\0" in argument for argument in arguments):
+        raise AgentError("USAGE", "an argument holds a NUL byte")
+    if message.log_pattern:
+        try:
+            re.compile(message.log_pattern)
+        except re.error as error:
+            raise AgentError("USAGE", "the log pattern is not a regular expression: %s" % error)
+    is_training = message.kind == "train"
+    options = message.options
+    request = Request(agent, message, options, "train" if is_training else "command", shown(arguments), False)
+    request.extra = {"log_pattern": message.log_pattern}
+
+    def make(place: plans.Place) -> Tuple[List[Dict[str, Any]], str]:
+        step = {
+            "name": "train" if is_training else "command",
+            "argv": arguments,
+            "cwd": place.cwd,
+            "expected_paths": list(message.expected_paths),
+            "log_judged": is_training and not message.exit_code_trusted,
+        }
+        return [step], ""
+
+    return await request.submit(make)
+
+
+async def training(agent: Any, message: training_pb2.StartTrainingRequest) -> Entry:
+    """StartTraining."""
+    spec = message.training
+    check_training(spec)
+    text = "train %s on %s (%s)" % (spec.model, spec.dataset.source, spec.method or "full")
+    request = Request(agent, message, message.options, "train", text, True)
+    request.extra = {"endpoint": spec.endpoint}
+
+    def make(place: plans.Place) -> Tuple[List[Dict[str, Any]], str]:
+        output = training_output(place, spec, message.options.name)
+        return plans.train_steps(place, spec, output), output
+
+    return await request.submit(make)
+
+
+def training_output(place: plans.Place, spec: training_pb2.TrainingSpec, name: str) -> str:
+    """The folder asked for, else ``WORK/runs/<name>-<job>``."""
+    if spec.output:
+        return os.path.abspath(os.path.join(place.cwd, os.path.expanduser(spec.output)))
+    return plans.run_output(place, name, spec.model)
+
+
+def check_training(spec: training_pb2.TrainingSpec) -> None:
+    """USAGE naming the first thing that cannot be."""
+    if not spec.model:
+        raise AgentError("USAGE", "no model was given", "--model ORG/NAME or --model FOLDER")
+    if not spec.dataset.source:
+        raise AgentError("USAGE", "no dataset was given", "--dataset ORG/NAME, a path, or laptop:PATH")
+    if spec.method not in ("", "full", "lora"):
+        raise AgentError("USAGE", "method %r is neither full nor lora" % spec.method)
+    for name, value in (
+        ("max steps", spec.max_steps),
+        ("epochs", spec.epochs),
+        ("batch size", spec.batch_size),
+        ("block size", spec.dataset.block_size),
+        ("learning rate", spec.learning_rate),
+    ):
+        if value < 0:
+            raise AgentError("USAGE", "the %s is negative: %s" % (name, value))
+
+
+async def preparing(agent: Any, message: dataset_pb2.PrepareDatasetRequest) -> Entry:
+    """PrepareDataset."""
+    if not message.dataset.source or not message.model:
+        raise AgentError("USAGE", "a dataset and a model are needed", "moai remote prepare DATASET --model MODEL")
+    text = "prepare %s for %s" % (message.dataset.source, message.model)
+    request = Request(agent, message, message.options, "prepare", text, True)
+    request.extra = {"endpoint": message.endpoint}
+
+    def make(place: plans.Place) -> Tuple[List[Dict[str, Any]], str]:
+        steps = plans.prepare_steps(place, message.dataset, message.model, message.model_revision)
+        return steps, steps[-1]["inputs"]["output"]
+
+    return await request.submit(make)
+
+
+async def downloading(agent: Any, message: model_pb2.DownloadModelRequest) -> Entry:
+    """DownloadModel."""
+    repo = message.repo
+    if not repo.id:
+        raise AgentError("USAGE", "no repository was given", "moai remote download ORG/NAME")
+    request = Request(agent, message, message.options, "download", "download %s" % repo.id, False)
+    request.extra = {"endpoint": repo.endpoint}
+
+    def make(place: plans.Place) -> Tuple[List[Dict[str, Any]], str]:
+        output = message.output and os.path.abspath(os.path.join(place.cwd, os.path.expanduser(message.output)))
+        return [plans.download(place, "download", repo.id, repo.type or "model", repo.revision, output)], output
+
+    return await request.submit(make)
+
+
+async def generating(agent: Any, message: training_pb2.GenerateRequest) -> Entry:
+    """Generate, from a job, a folder or a Hub id."""
+    model, base = message.model, None
+    if not message.prompts and not message.prompt_file:
+        raise AgentError("USAGE", "no prompt was given", "--prompt TEXT or --file FILE")
+    if not plans.is_path(model) and "/" not in model:
+        entry = agent.store.find(model)
+        model = entry.view.get("output") or entry.plan.get("output") or ""
+        if not model:
+            raise AgentError("MODEL_INVALID", "job %s has no output to generate with" % entry.job.id)
+        base = _trained_model(entry)
+    request = Request(agent, message, message.options, "generate", "generate with %s" % message.model, True)
+    request.extra = {"endpoint": message.endpoint}
+    return await request.submit(lambda place: (plans.generate_steps(place, message, model, base), ""))
+
+
+def _trained_model(entry: Entry) -> Optional[str]:
+    """The base model a training job used, once its download has told."""
+    for step in entry.plan.get("steps", []):
+        if step["name"] == "train" and step.get("module"):
+            value = step["inputs"].get("model")
+            if isinstance(value, str):
+                return value
+            result = jobdir.read_json(entry.job.control_file("result-download")) or {}
+            return (result.get("result") or {}).get("path")
+    return None
+
+
+async def resume(agent: Any, message: job_pb2.ResumeJobRequest) -> Entry:
+    """ResumeJob: the same plan and output as a new, linked job."""
+    entry = agent.store.find(message.job)
+    if entry.view["state"] not in jobdir.TERMINAL_STATES:
+        raise AgentError(
+            "JOB_ACTIVE", "job %s still runs" % entry.job.id, "moai remote attach %s" % entry.job.id
+        )
+    options = job_pb2.JobOptions()
+    options.CopyFrom(message.options)
+    options.environment = options.environment or entry.spec["environment"]["prefix"]
+    options.accelerator = options.accelerator or entry.spec.get("accelerator") or ""
+    options.name = options.name or entry.spec.get("name") or ""
+    request = Request(agent, message, options, entry.spec["kind"], entry.spec["command"], False)
+    request.parent = entry.job.id
+    request.extra = {"log_pattern": entry.spec.get("log_pattern", "")}
+    changes = {key: plans._value(text) for key, text in message.settings.items()}
+    old_path = entry.job.path
+
+    def make(place: plans.Place) -> Tuple[List[Dict[str, Any]], str]:
+        steps = json.loads(json.dumps(entry.plan["steps"]).replace(json.dumps(old_path)[1:-1], place.job_path))
+        for step in steps:
+            step.setdefault("optional_secrets", ["HF_TOKEN"] if step.get("module") == "download" else [])
+            step["argv"] = [place.main_py if a.endswith("/worker/main.py") else a for a in step["argv"]]
+            for key, value in changes.items():
+                if step["name"] == "train" and step.get("module"):
+                    known = key in step["inputs"]
+                    (step["inputs"] if known else step["inputs"].setdefault("settings", {}))[key] = value
+        return steps, entry.plan.get("output", "")
+
+    return await request.submit(make)

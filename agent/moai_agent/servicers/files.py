@@ -1,0 +1,146 @@
+"""FileService: one file at a time, verified, published by rename."""
+
+import asyncio
+import hashlib
+import os
+import re
+import stat
+from typing import Any, AsyncIterator, List
+
+from moai_agent import work
+from moai_agent.errors import AgentError
+from moai_proto.v1 import file_pb2, file_pb2_grpc
+from moai_worker import jobdir
+
+_CHUNK = 512 * 1024
+_MAX_FILES = 100000
+_NAME = re.compile(r"^[^/\0]{1,200}$")
+
+
+class FileServicer(file_pb2_grpc.FileServiceServicer):
+    """See file.proto."""
+
+    def __init__(self, agent: Any) -> None:
+        self._agent = agent
+
+    def _resolve(self, path: str) -> str:
+        if not path or "\0" in path:
+            raise AgentError("USAGE", "no path was given")
+        home = self._agent.registry.login().get("HOME") or os.path.expanduser("~")
+        if path.startswith("~/") or path == "~":
+            path = os.path.join(home, path[2:])
+        return os.path.normpath(os.path.join(home, path))
+
+    async def CompareFiles(
+        self, request: file_pb2.CompareFilesRequest, context: Any
+    ) -> file_pb2.CompareFilesResponse:
+        """Regular files only; links and devices are left out."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(None, self._compare, request)
+
+    def _compare(self, request: file_pb2.CompareFilesRequest) -> file_pb2.CompareFilesResponse:
+        root = self._resolve(request.path)
+        if os.path.isfile(root):
+            entry = _entry(root, os.path.basename(root), request.digest_wanted)
+            return file_pb2.CompareFilesResponse(root=root, is_file=True, files=[entry])
+        if not os.path.isdir(root):
+            raise AgentError("FILE_NOT_FOUND", "%s does not exist on the container" % root)
+        found: List[file_pb2.FileEntry] = []
+        for folder, folders, files in os.walk(root):
+            folders.sort()
+            for name in sorted(files):
+                path = os.path.join(folder, name)
+                if not stat.S_ISREG(os.lstat(path).st_mode):
+                    continue
+                if len(found) >= _MAX_FILES:
+                    raise AgentError("USAGE", "%s holds more than %d files" % (root, _MAX_FILES))
+                found.append(_entry(path, os.path.relpath(path, root), request.digest_wanted))
+        return file_pb2.CompareFilesResponse(root=root, files=found)
+
+    async def GetFiles(
+        self, request: file_pb2.GetFilesRequest, context: Any
+    ) -> AsyncIterator[file_pb2.GetFilesResponse]:
+        """Bytes from an offset; no message for an empty rest."""
+        path = self._resolve(request.path)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as error:
+            raise AgentError("FILE_NOT_FOUND", "%s: %s" % (path, error.strerror))
+        try:
+            offset = request.offset
+            while True:
+                data = os.pread(fd, _CHUNK, offset)
+                if not data:
+                    return
+                yield file_pb2.GetFilesResponse(data=data)
+                offset += len(data)
+        finally:
+            os.close(fd)
+
+    async def PutFiles(
+        self, request_iterator: AsyncIterator[file_pb2.PutFilesRequest], context: Any
+    ) -> file_pb2.PutFilesResponse:
+        """Write to a temp name beside the target, compare size and digest, rename."""
+        digest, size, temp, fd = hashlib.sha256(), 0, "", -1
+        first, wanted = None, ""
+        try:
+            async for message in request_iterator:
+                if first is None:
+                    first = message
+                    folder = self._folder_for(first)
+                    temp = os.path.join(folder, ".moai-part-" + os.urandom(8).hex())
+                    fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+                if message.data:
+                    _write_all(fd, message.data)
+                    digest.update(message.data)
+                    size += len(message.data)
+                wanted = message.sha256 or wanted
+            if first is None:
+                raise AgentError("USAGE", "an empty stream of files")
+            if size != first.size_bytes or digest.hexdigest() != wanted:
+                raise AgentError("BUNDLE_CORRUPT", "the file arrived altered (%d of %d bytes)" % (size, first.size_bytes))
+            target = self._target(first, wanted)
+            os.fchmod(fd, (first.mode or 0o600) & 0o700)
+            os.fsync(fd)
+            os.replace(temp, target)
+            return file_pb2.PutFilesResponse(path=target)
+        except OSError as error:
+            reason = "DISK_FULL" if error.errno in (28, 122) else "HOME_NOT_WRITABLE"
+            raise AgentError(reason, "%s: %s" % (error.filename or temp, error.strerror))
+        finally:
+            if fd >= 0:
+                os.close(fd)
+            if temp and os.path.exists(temp):
+                os.unlink(temp)
+
+    def _folder_for(self, first: file_pb2.PutFilesRequest) -> str:
+        if first.path:
+            return os.path.dirname(self._resolve(first.path))
+        if not _NAME.match(first.name) or first.name in (".", ".."):
+            raise AgentError("USAGE", "%r is not the name of a file" % first.name)
+        return jobdir.make_private(os.path.join(work.folder(self._agent.config), "uploads"))
+
+    def _target(self, first: file_pb2.PutFilesRequest, digest: str) -> str:
+        if first.path:
+            return self._resolve(first.path)
+        folder = os.path.join(work.folder(self._agent.config), "uploads", digest[:16])
+        return os.path.join(jobdir.make_private(folder), first.name)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def _entry(path: str, name: str, digest_wanted: bool) -> file_pb2.FileEntry:
+    facts = os.stat(path)
+    digest = ""
+    if digest_wanted:
+        running = hashlib.sha256()
+        with open(path, "rb") as source:
+            for block in iter(lambda: source.read(1024 * 1024), b""):
+                running.update(block)
+        digest = running.hexdigest()
+    return file_pb2.FileEntry(
+        path=name.replace(os.sep, "/"), size_bytes=facts.st_size, sha256=digest, mode=facts.st_mode & 0o777
+    )

@@ -1,0 +1,62 @@
+"""TrainingService."""
+
+import asyncio
+import json
+import os
+import sys
+from typing import Any
+
+from moai_agent import convert, work
+from moai_agent.jobs import plans, submit
+from moai_proto.v1 import training_pb2, training_pb2_grpc
+
+
+class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
+    """See training.proto."""
+
+    def __init__(self, agent: Any) -> None:
+        self._agent = agent
+
+    async def PlanTraining(
+        self, request: training_pb2.PlanTrainingRequest, context: Any
+    ) -> training_pb2.PlanTrainingResponse:
+        """What StartTraining would do; nothing is written."""
+        submit.check_training(request.training)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(None, self._plan, request)
+
+    def _plan(self, request: training_pb2.PlanTrainingRequest) -> training_pb2.PlanTrainingResponse:
+        config = self._agent.config
+        environment, why = self._agent.registry.choose(request.options.environment, True)
+        folder = work.folder(config)
+        place = plans.Place(
+            job_path=config.host.job("JOB").path,
+            main_py=config.main_py,
+            python=environment.python or sys.executable,
+            work=folder,
+            hf_home=os.path.join(folder, "huggingface"),
+            endpoint=request.training.endpoint,
+            cwd=os.path.expanduser(request.options.workdir or "~"),
+        )
+        output = submit.training_output(place, request.training, request.options.name)
+        steps = plans.train_steps(place, request.training, output)
+        return training_pb2.PlanTrainingResponse(
+            plan_json=json.dumps({"steps": steps, "output": output}, sort_keys=True),
+            environment="%s (%s)" % (environment.name, environment.python),
+            environment_reason=why,
+            output=output,
+        )
+
+    async def StartTraining(
+        self, request: training_pb2.StartTrainingRequest, context: Any
+    ) -> training_pb2.StartTrainingResponse:
+        """As a job."""
+        entry = await submit.training(self._agent, request)
+        return training_pb2.StartTrainingResponse(job=convert.job(entry))
+
+    async def Generate(
+        self, request: training_pb2.GenerateRequest, context: Any
+    ) -> training_pb2.GenerateResponse:
+        """As a job."""
+        entry = await submit.generating(self._agent, request)
+        return training_pb2.GenerateResponse(job=convert.job(entry))

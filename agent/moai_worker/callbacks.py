@@ -1,0 +1,267 @@
+"""What happens between two training steps: reports, saving, requests, and the check for NaN.
+
+Owns the decision when a checkpoint is made (every N steps, by the clock, on request, at a stop) and
+the turning of the Trainer's log entries into typed reports. Knows no torch: ``attach`` mixes it with
+the installed ``TrainerCallback``. Runs in the training process; with several processes rank 0
+decides and ``agree`` tells the others.
+"""
+
+import math
+import os
+import time
+from typing import Any, Callable, Dict, List, Optional
+
+from . import checkpoints
+from .jobdir import read_json
+
+_SAVE, _STOP = 1, 2
+
+
+class StepWatch:
+    """The callback's behaviour.
+
+    Args:
+        report: the step's Reporter (silent on ranks other than 0).
+        total: optimizer steps of the whole run.
+        row_tokens: mean tokens in a row, padding included.
+        settings: the TrainSettings.
+        identity: recorded in each checkpoint (``checkpoints.seal``).
+        leader: True on rank 0.
+        agree: sends rank 0's number to all ranks and returns it; the others give 0, and all wait.
+        clock: monotonic seconds; replaced in tests.
+    """
+
+    def __init__(
+        self,
+        report: Any,
+        total: int,
+        row_tokens: float,
+        settings: Any,
+        identity: Dict[str, Any],
+        leader: bool = True,
+        agree: Callable[[int], int] = int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.report = report
+        self.total = total
+        self.tokens_per_step = row_tokens * settings.batch_size
+        self.settings = settings
+        self.identity = identity
+        self.leader = leader
+        self.agree = agree
+        self.clock = clock
+        self.losses: List[List[float]] = []
+        self.saved: List[str] = []
+        self.stopped = False
+        self.bad_loss: Optional[List[float]] = None
+        self.step = 0
+        self._requests: Dict[str, str] = {}
+        self._line_step = 0
+        self._line_time = 0.0
+        self._rate: Optional[float] = None
+        self._first: Optional[List[float]] = None
+        self._save_time = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.step = self._line_step = state.global_step
+        self._line_time = self._save_time = self.clock()
+        text = "step {} of {}".format(self.step, self.total)
+        self.report.phase("training", text, step=self.step, total=self.total)
+        self.report.progress(self.step, self.total, "steps", force=True)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.step = state.global_step
+        wanted = self.agree(self._wanted() if self.leader else 0)
+        if wanted & _STOP and not self.stopped:
+            self.stopped = True
+            self.report.message(
+                "Stopping after step {} with a checkpoint.".format(self.step), code="STOPPING", step=self.step
+            )
+        if self.stopped:
+            control.should_training_stop = True
+        if wanted:
+            control.should_save = True
+        if control.should_save:
+            # A line before every checkpoint: NaN is seen before it is saved, and a resumed run
+            # averages its losses over the same steps as an uninterrupted one.
+            control.should_log = True
+        if not control.should_log:
+            self._progress(force=False)
+            self._announce(control)
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: Optional[Dict[str, Any]] = None, **kw: Any
+    ) -> None:
+        logs = logs or {}
+        step = state.global_step
+        if "loss" in logs:
+            self._step_line(step, logs)
+            if not math.isfinite(float(logs["loss"])):
+                self.bad_loss = [step, float(logs["loss"])]
+                control.should_training_stop = True
+                control.should_save = control.should_evaluate = False
+            self._announce(control)
+        elif any(name.startswith("eval_") for name in logs):
+            self.report.metric(step, _numbers(logs))
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if control.should_save:
+            self.report.phase("saving", "checkpoint of step {}".format(self.step), step=self.step)
+        else:
+            self.report.phase("training", "step {} of {}".format(self.step, self.total), step=self.step)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._save_time = self.clock()
+        self.agree(0)  # every rank has written its random-number state
+        if not self.leader:
+            return
+        path = os.path.join(args.output_dir, "checkpoint-{}".format(state.global_step))
+        size = checkpoints.seal(path, state.global_step, self.identity)
+        removed = checkpoints.rotate(
+            args.output_dir, self.settings.keep_checkpoints, getattr(state, "best_model_checkpoint", None)
+        )
+        self.saved = [old for old in self.saved if old not in removed] + [path]
+        self.report.artifact("checkpoint", path, step=state.global_step, size_bytes=size)
+        if self._requests:
+            self.report.message(
+                "Checkpoint of step {} is saved.".format(state.global_step),
+                code="CHECKPOINT_SAVED",
+                step=state.global_step,
+                path=path,
+            )
+            self._settle()
+        if not control.should_training_stop and not self.stopped:
+            self.report.phase("training", "step {} of {}".format(self.step, self.total), step=self.step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self.leader:
+            return
+        self._look()
+        if self._requests and self.bad_loss is None:
+            self.report.message(
+                "The training ended at step {} before the request was read.".format(state.global_step),
+                code="STOPPING" if "stop" in self._requests else "",
+                step=state.global_step,
+            )
+            self._settle()
+
+    def _wanted(self) -> int:
+        """What shall happen after this step, decided by rank 0."""
+        self._look()
+        last = self.step >= self.total
+        wanted = 0
+        if self._requests and not (last and "checkpoint" not in self._requests):
+            wanted |= _SAVE
+        if "stop" in self._requests and not last:
+            wanted |= _STOP
+        every = self.settings.save_steps
+        if every and self.step % every == 0:
+            wanted |= _SAVE
+        # The model itself is saved after the last step, so the clock asks for nothing there.
+        minutes = self.settings.save_minutes
+        if minutes and not last and self.clock() - self._save_time >= minutes * 60:
+            wanted |= _SAVE
+        return wanted
+
+    def _announce(self, control: Any) -> None:
+        """The phase that follows this step, before it may take minutes."""
+        if control.should_evaluate:
+            self.report.phase("evaluating", "after step {}".format(self.step), step=self.step)
+        elif control.should_save:
+            self.report.phase("saving", "checkpoint of step {}".format(self.step), step=self.step)
+
+    def _look(self) -> None:
+        for name in ("checkpoint", "stop"):
+            path = os.path.join(self.settings.control, name + ".json") if self.settings.control else ""
+            if path and read_json(path) is not None:
+                self._requests[name] = path
+
+    def _settle(self) -> None:
+        """Requests are renamed only when they are fulfilled: a killed process finds them again."""
+        for path in self._requests.values():
+            if os.path.exists(path):
+                os.replace(path, path + ".done")
+        self._requests = {}
+
+    def _step_line(self, step: int, logs: Dict[str, Any]) -> None:
+        now = self.clock()
+        steps = max(1, step - self._line_step)
+        seconds = max(now - self._line_time, 1e-9)
+        if self._first is None:
+            # The first window holds attaching and compiling; the estimate starts behind it.
+            self._first = [step, now]
+            self._rate = steps / seconds
+        elif now > self._first[1]:
+            self._rate = (step - self._first[0]) / (now - self._first[1])
+        self._line_step, self._line_time = step, now
+        values = _numbers(logs)
+        values["tokens_per_second"] = round(steps * self.tokens_per_step / seconds, 3)
+        values["step_seconds"] = round(seconds / steps, 6)
+        self.losses.append([step, float(logs["loss"])])
+        self.report.metric(step, values)
+        self._progress(force=True)
+        if self.leader:
+            print(_line(step, self.total, values, self._eta()), flush=True)
+
+    def _eta(self) -> Optional[float]:
+        return None if not self._rate else round((self.total - self.step) / self._rate, 1)
+
+    def _progress(self, force: bool) -> None:
+        rate = None if self._rate is None else round(self._rate, 6)
+        self.report.progress(self.step, self.total, "steps", rate, self._eta(), force=force)
+
+
+def attach(watch: StepWatch) -> Any:
+    """The watch as a callback of the installed transformers."""
+    import transformers
+
+    class TrainerWatch(transformers.TrainerCallback):
+        """Hands the Trainer's events over to a StepWatch."""
+
+        on_train_begin = staticmethod(watch.on_train_begin)
+        on_step_end = staticmethod(watch.on_step_end)
+        on_log = staticmethod(watch.on_log)
+        on_evaluate = staticmethod(watch.on_evaluate)
+        on_save = staticmethod(watch.on_save)
+        on_train_end = staticmethod(watch.on_train_end)
+
+    return TrainerWatch()
+
+
+def agree_over_processes(device: Any) -> Callable[[int], int]:
+    """Send rank 0's number to all ranks, which waits for all; without a process group, the number."""
+    import torch
+
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return int
+
+    def agree(value: int) -> int:
+        shared = torch.tensor([value], dtype=torch.int64, device=device)
+        # A sum, where the others give 0: unlike a broadcast it ends only when every rank has come.
+        torch.distributed.all_reduce(shared)
+        return int(shared.item())
+
+    return agree
+
+
+def _numbers(logs: Dict[str, Any]) -> Dict[str, float]:
+    """The entries that are numbers; tensors of one element count (grad_norm in some versions)."""
+    values = {}
+    for name, value in logs.items():
+        if hasattr(value, "item"):
+            value = value.item()
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            values[name] = value
+    return values
+
+
+def _line(step: int, total: int, values: Dict[str, float], eta_s: Optional[float]) -> str:
+    parts = ["step {}/{}".format(step, total), "loss {:.4f}".format(values.get("loss", float("nan")))]
+    if "learning_rate" in values:
+        parts.append("lr {:.3g}".format(values["learning_rate"]))
+    parts.append("{:.0f} tokens/s".format(values["tokens_per_second"]))
+    parts.append("{:.2f} s/step".format(values["step_seconds"]))
+    if eta_s is not None:
+        hours, rest = divmod(int(eta_s), 3600)
+        parts.append("{}:{:02d}:{:02d} left".format(hours, rest // 60, rest % 60))
+    return " | ".join(parts)

@@ -1,0 +1,179 @@
+"""The rows a training run reads: opened, checked against the model, and made into batches.
+
+Owns the reading of a prepared dataset (``datasets.save_to_disk`` layout) and the labels. Refuses
+data that would train silently wrong: missing columns, masks of another length, ids beyond the
+vocabulary. datasets, pyarrow, numpy and torch are imported inside functions. Runs in the step's
+process, on the user's Python.
+"""
+
+import hashlib
+import os
+from typing import Any, Dict, List, NamedTuple, Optional
+
+from . import compat
+from .errors import StepError
+
+COLUMNS = ("input_ids", "attention_mask")
+#: The index the loss of transformers' models leaves out (torch's CrossEntropyLoss ignore_index).
+IGNORED = -100
+
+
+class TrainingRows(NamedTuple):
+    """``train`` and ``validation`` (or None) yield dictionaries of numpy arrays.
+
+    ``row_tokens`` is the mean number of tokens in a training row, padding included.
+    """
+
+    train: Any
+    validation: Any
+    rows: int
+    row_tokens: float
+    digest: str
+
+
+def open_dataset(path: str, vocab_size: int, max_positions: Optional[int]) -> TrainingRows:
+    """Open and check a prepared dataset.
+
+    Args:
+        path: folder written by the prepare step.
+        vocab_size: rows of the model's embedding.
+        max_positions: the model's longest input; None if it has no limit.
+
+    Raises:
+        StepError: DATASET_INVALID naming split, column and value; DATASET_EMPTY without rows.
+    """
+    import datasets
+
+    again = "Prepare the dataset again: moai remote prepare."
+    if not os.path.isdir(path):
+        raise StepError("DATASET_INVALID", "There is no dataset folder {}.".format(path), again)
+    try:
+        loaded = datasets.load_from_disk(path)
+    except compat.library_errors() as error:
+        raise compat.failure(
+            error, "opening the dataset {}".format(path), "DATASET_INVALID", again
+        ) from error
+    splits = loaded if isinstance(loaded, dict) else {"train": loaded}
+    if "train" not in splits:
+        raise StepError(
+            "DATASET_INVALID",
+            "The dataset {} has no split train, only: {}.".format(path, ", ".join(sorted(splits)) or "none"),
+            again,
+        )
+    if len(splits["train"]) == 0:
+        raise StepError("DATASET_EMPTY", "The split train of {} has no rows.".format(path), again)
+    validation = splits.get("validation")
+    if validation is not None and len(validation) == 0:
+        validation = None
+    tokens = 0
+    for name, split in (("train", splits["train"]), ("validation", validation)):
+        if split is None:
+            continue
+        count = _check_split(split, "{} of {}".format(name, path), vocab_size, max_positions)
+        tokens = tokens or count
+    rows = len(splits["train"])
+    return TrainingRows(
+        train=splits["train"].with_format("numpy", columns=list(COLUMNS)),
+        validation=None if validation is None else validation.with_format("numpy", columns=list(COLUMNS)),
+        rows=rows,
+        row_tokens=tokens / rows,
+        digest=folder_digest(path),
+    )
+
+
+def folder_digest(path: str) -> str:
+    """SHA-256 over names and contents of a dataset's Arrow files (about 1 s a GiB)."""
+    total = hashlib.sha256()
+    for parent, folders, names in sorted(os.walk(path)):
+        folders.sort()
+        for name in sorted(names):
+            # state.json holds a random fingerprint: the same rows prepared twice differ in it.
+            if not name.endswith(".arrow") or name.startswith("cache-"):
+                continue
+            file = os.path.join(parent, name)
+            total.update(os.path.relpath(file, path).encode("utf-8") + b"\0")
+            with open(file, "rb") as source:
+                for block in iter(lambda: source.read(1 << 20), b""):
+                    total.update(block)
+    return "sha256:" + total.hexdigest()
+
+
+def labels_of(ids_BT: Any, mask_BT: Any) -> Any:
+    """Labels for next-token training: the ids, ignored where the mask is 0.
+
+    Decided by the mask and never by the pad id: where a tutorial pads with an ordinary token (0 is
+    ``!`` in Llama 3), comparing ids would also drop that token from real text.
+
+    Args:
+        ids_BT, mask_BT: int64 tensors, batch by tokens.
+    """
+    labels_BT = ids_BT.clone()
+    labels_BT[mask_BT == 0] = IGNORED
+    return labels_BT
+
+
+def collate(rows: List[Dict[str, Any]]) -> Dict[str, Any]:
+    """A batch of int64 tensors; shorter rows are filled on the right with masked zeros."""
+    import numpy
+    import torch
+
+    width = max(len(row["input_ids"]) for row in rows)
+    ids = numpy.zeros((len(rows), width), dtype=numpy.int64)
+    mask = numpy.zeros((len(rows), width), dtype=numpy.int64)
+    for index, row in enumerate(rows):
+        length = len(row["input_ids"])
+        ids[index, :length] = row["input_ids"]
+        mask[index, :length] = row["attention_mask"]
+    ids_BT = torch.from_numpy(ids)
+    mask_BT = torch.from_numpy(mask)
+    return {"input_ids": ids_BT, "attention_mask": mask_BT, "labels": labels_of(ids_BT, mask_BT)}
+
+
+def _check_split(split: Any, name: str, vocab_size: int, max_positions: Optional[int]) -> int:
+    """Check one split with Arrow, without making Python objects of its rows; returns its tokens."""
+    import pyarrow.compute
+
+    again = "Prepare the dataset again, with this model's tokenizer."
+    absent = [column for column in COLUMNS if column not in split.column_names]
+    if absent:
+        raise StepError(
+            "DATASET_INVALID",
+            "{} lacks {}; it has: {}.".format(name, " and ".join(absent), ", ".join(split.column_names)),
+            again,
+        )
+    lengths = {}
+    tokens = 0
+    least, most = None, None
+    for column in COLUMNS:
+        # Slices of the table are views; .data ignores an index mapping, which can only leave rows out.
+        lengths[column] = pyarrow.compute.list_value_length(split.data.column(column))
+    if not lengths["input_ids"].equals(lengths["attention_mask"]):
+        raise StepError(
+            "DATASET_INVALID", "{}: input_ids and attention_mask differ in length.".format(name), again
+        )
+    for chunk in split.data.column("input_ids").chunks:
+        flat = chunk.flatten()
+        tokens += len(flat)
+        if len(flat) == 0:
+            continue
+        bounds = pyarrow.compute.min_max(flat).as_py()
+        least = bounds["min"] if least is None else min(least, bounds["min"])
+        most = bounds["max"] if most is None else max(most, bounds["max"])
+    if least is None or most is None:
+        raise StepError("DATASET_INVALID", "{} holds no tokens.".format(name), again)
+    if least < 0 or most >= vocab_size:
+        raise StepError(
+            "DATASET_INVALID",
+            "{} holds token id {}, but the model knows ids 0 to {}.".format(
+                name, least if least < 0 else most, vocab_size - 1
+            ),
+            again,
+        )
+    longest = pyarrow.compute.max(lengths["input_ids"]).as_py()
+    if max_positions is not None and longest > max_positions:
+        raise StepError(
+            "DATASET_INVALID",
+            "{} has a row of {} tokens, but the model takes {}.".format(name, longest, max_positions),
+            "Prepare the dataset with a block size of at most {}.".format(max_positions),
+        )
+    return tokens

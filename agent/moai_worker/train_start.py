@@ -1,0 +1,87 @@
+"""Where a training run begins: at step 0 or at a checkpoint of an earlier attempt.
+
+Owns that choice, and the clearing away of checkpoints that must not be chosen next time. Refuses a
+checkpoint of another run and one the installed libraries cannot load. Runs in the step's process.
+"""
+
+import os
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+from . import checkpoints, compat
+from .errors import StepError
+from .train_settings import TrainSettings
+
+Rejected = List[Tuple[checkpoints.Checkpoint, str]]
+
+
+class Start(NamedTuple):
+    """``step`` done so far, ``path`` of the checkpoint or None."""
+
+    step: int
+    path: Optional[str]
+
+
+def choose(
+    settings: TrainSettings, folder: str, identity: Dict[str, Any], total: int, report: Any
+) -> Tuple[Start, Rejected]:
+    """Choose the checkpoint; reads only.
+
+    Args:
+        settings: what the user asked; ``resume`` decides.
+        folder: the run's checkpoints.
+        identity: of this run; a checkpoint of another one is refused.
+        total: steps of the whole run.
+        report: told which checkpoint was taken.
+
+    Returns:
+        The start, and the incomplete checkpoints with what they lack.
+
+    Raises:
+        StepError: CHECKPOINT_NOT_FOUND, USAGE (belongs to another run), UNSUPPORTED (the installed
+            libraries cannot load it).
+    """
+    if settings.resume is False:
+        return Start(0, None), []
+    rejected: Rejected = []
+    if isinstance(settings.resume, str):
+        chosen: Optional[checkpoints.Checkpoint] = checkpoints.named(settings.resume)
+    else:
+        chosen, rejected = checkpoints.newest_complete(folder)
+    problem = compat.resume_problem()
+    if chosen is None:
+        if problem and (settings.save_steps or settings.save_minutes):
+            report.message("Checkpoints of this run could not be resumed: " + problem, level="warning")
+        return Start(0, None), rejected
+    different = checkpoints.differences(chosen.path, identity)
+    if different:
+        raise StepError(
+            "USAGE",
+            "{} belongs to another run ({}).".format(chosen.path, "; ".join(different)),
+            "Use another output folder, the earlier settings, or resume=false to start over.",
+        )
+    if problem and chosen.step < total:
+        raise StepError(
+            "UNSUPPORTED",
+            "The checkpoint {} cannot be loaded here: {}".format(chosen.path, problem),
+            "Use transformers below 4.51, or torch 2.6 and newer, in this environment.",
+        )
+    report.message(
+        "Resuming from step {} of {} ({}).".format(chosen.step, total, chosen.path),
+        code="RESUMED",
+        step=chosen.step,
+    )
+    return Start(chosen.step, chosen.path), rejected
+
+
+def tidy(settings: TrainSettings, folder: str, rejected: Rejected, report: Any) -> None:
+    """Leave only checkpoints that may be chosen next time."""
+    if settings.resume is False:
+        aside = checkpoints.set_aside(folder)
+        if aside:
+            report.message("Starting over; the earlier checkpoints are now in {}.".format(aside))
+    for item, why in rejected:
+        report.message(
+            "Checkpoint {} is not complete ({}) and was removed.".format(item.path, why), level="warning"
+        )
+        checkpoints.remove(item.path)
+    os.makedirs(folder, exist_ok=True)

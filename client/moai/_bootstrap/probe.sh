@@ -1,0 +1,39 @@
+M="${MOAI_HOME:-$HOME/.moai}"
+echo "MOAI-HOME $M"
+ls "$M/payload" 2>/dev/null | while IFS= read -r d; do echo "MOAI-PAYLOAD $d"; done
+S='
+import sys, json, struct, platform
+ok = sys.version_info >= (3, 8)
+why = "" if ok else "older than 3.8"
+try:
+    import ssl, ctypes, hashlib, fcntl, resource
+except ImportError as e:
+    ok, why = False, str(e)
+import sysconfig, os
+name, version = platform.libc_ver()
+libc = "glibc" if name == "glibc" else "musl"
+if libc == "musl":
+    version = ""
+    import glob
+    for p in glob.glob("/lib/ld-musl-*.so.1"):
+        import subprocess
+        t = subprocess.run([p], stderr=subprocess.PIPE).stderr.decode("utf-8", "replace")
+        version = t.partition("Version ")[2].split()[0] if "Version " in t else "1.1"
+print("MOAI-PY " + json.dumps({"ok": str(int(ok)), "why": why, "executable": sys.executable,
+  "python_version": platform.python_version(), "implementation": sys.implementation.name,
+  "abiflags": getattr(sys, "abiflags", ""), "pointer_bits": str(struct.calcsize("P") * 8),
+  "system": platform.system(), "machine": platform.machine(), "libc": libc, "libc_version": version}))
+sys.exit(0 if ok else 1)
+'
+try() { [ -x "$1" ] && "$1" -I -S -c "$S" 2>/dev/null; }
+for n in python3 python3.14 python3.13 python3.12 python3.11 python3.10 python3.9 python3.8 python; do
+  p=$(command -v "$n" 2>/dev/null) && try "$p" && exit 0
+done
+for p in /usr/bin/python3* /usr/local/bin/python3* "$HOME"/.local/bin/python3* \
+  "$HOME"/miniconda3/bin/python3 "$HOME"/anaconda3/bin/python3 "$HOME"/miniforge3/bin/python3 "$HOME"/mambaforge/bin/python3 \
+  /opt/conda/bin/python3 /opt/miniconda3/bin/python3 /opt/miniforge3/bin/python3 \
+  "$HOME"/miniconda3/envs/*/bin/python3 "$HOME"/anaconda3/envs/*/bin/python3 "$HOME"/miniforge3/envs/*/bin/python3 \
+  /opt/conda/envs/*/bin/python3 "$HOME"/.pyenv/versions/*/bin/python3; do
+  try "$p" && exit 0
+done
+echo "MOAI-NONE"

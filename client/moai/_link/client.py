@@ -1,0 +1,165 @@
+"""Find the holder of a host, or start one; relay its questions to the terminal.
+
+Twenty commands at once start one holder: a lock file per host orders them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from moai import _paths
+from moai._config import HostConfig
+from moai._errors import MoaiError
+from moai._ssh.prompts import Prompter
+
+#: A first bootstrap fetches wheels; everything in it has its own, shorter bound.
+_START_S = 900.0
+
+
+def socket_path(host: HostConfig) -> Path:
+    """Where the holder of this host listens; differs when its settings differ."""
+    key = json.dumps([asdict(host), os.environ.get("MOAI_SSH_CONFIG", ""), str(_paths.config_folder())])
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    return _paths.private(_paths.cache_folder() / "links") / f"{digest}.sock"
+
+
+def is_listening(path: Path) -> bool:
+    """Whether a holder accepts connections there."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.settimeout(5.0)
+    fd = None
+    try:
+        target = str(path)
+        if len(os.fsencode(path)) >= 100:
+            fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            target = f"/proc/self/fd/{fd}/{path.name}"
+        sock.connect(target)
+        return True
+    except OSError:
+        return False
+    finally:
+        sock.close()
+        if fd is not None:
+            os.close(fd)
+
+
+def ensure_holder(host: HostConfig, prompts: Prompter, say: Callable[[str], None]) -> Path:
+    """The socket of a live holder; starts one when there is none.
+
+    Raises MoaiError as connecting and bootstrapping do; HOST_UNREACHABLE when the holder itself fails.
+    """
+    path = socket_path(host)
+    if is_listening(path):
+        return path
+    lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        _lock_within(lock, _START_S, host)
+        if not is_listening(path):
+            _start(host, path, prompts, say)
+        return path
+    finally:
+        os.close(lock)
+
+
+def _lock_within(fd: int, timeout_s: float, host: HostConfig) -> None:
+    end_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > end_s:
+                raise MoaiError(
+                    "HOST_UNREACHABLE", f"another command has been connecting to {host.name} for {timeout_s:g} s",
+                    f"moai remote disconnect {host.name}",
+                ) from None
+            time.sleep(0.02)
+
+
+def _start(host: HostConfig, path: Path, prompts: Prompter, say: Callable[[str], None]) -> None:
+    log = os.open(path.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    environment = dict(os.environ, GRPC_ENABLE_FORK_SUPPORT="0")
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "moai._link.holder"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,
+            env=environment,
+        )
+    finally:
+        os.close(log)
+    assert process.stdin and process.stdout
+    order = {"host": asdict(host), "path": str(path), "interactive": prompts.available}
+    try:
+        process.stdin.write(json.dumps(order).encode() + b"\n")
+        process.stdin.flush()
+        _converse(process, host, path, prompts, say)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    finally:
+        process.stdin.close()
+        process.stdout.close()
+    # The holder outlives us on purpose; Popen must not complain about that.
+    process.returncode = 0
+
+
+def _converse(
+    process: subprocess.Popen[bytes], host: HostConfig, path: Path, prompts: Prompter, say: Callable[[str], None]
+) -> None:
+    assert process.stdin and process.stdout
+    end_s = time.monotonic() + _START_S
+    pending = b""
+    while True:
+        ready, _, _ = select.select([process.stdout], [], [], max(0.0, end_s - time.monotonic()))
+        data = os.read(process.stdout.fileno(), 65536) if ready else b""
+        if not data:
+            raise MoaiError("HOST_UNREACHABLE", f"the link to {host.name} ended while it was made: {_last_line(path)}", "")
+        pending += data
+        *lines, pending = pending.split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if message.get("ready"):
+                return
+            if message.get("error"):
+                raise MoaiError(**message["error"])
+            if message.get("say"):
+                say(message["say"])
+            if message.get("ask"):
+                answer = json.dumps(_answer(message, prompts)).encode() + b"\n"
+                process.stdin.write(answer)
+                process.stdin.flush()
+
+
+def _answer(message: dict[str, Any], prompts: Prompter) -> dict[str, Any]:
+    try:
+        if message["ask"] == "confirm":
+            return {"answer": "yes" if prompts.confirm(message["text"]) else "no"}
+        if message["ask"] == "secret":
+            return {"answer": prompts.secret(message["text"])}
+        return {"answer": prompts.answer(message["text"], message["echo"])}
+    except MoaiError as error:
+        return {"error": {"reason": error.reason, "message": error.message, "next": error.next}}
+
+
+def _last_line(path: Path) -> str:
+    try:
+        lines = path.with_suffix(".log").read_text("utf-8", "replace").strip().splitlines()
+    except OSError:
+        lines = []
+    return lines[-1][:300] if lines else "it left no message"

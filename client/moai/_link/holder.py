@@ -1,0 +1,261 @@
+"""The holder process: keeps one upstream per host and forwards gRPC calls to it, unread.
+
+Started by the first command as ``python -m moai._link.holder`` with one JSON line on stdin; talks to
+that command over stdin/stdout in JSON lines (questions for a person, progress, ready or error), then
+detaches from it. Ends after 10 idle minutes, on ``/moai.Link/Close`` or SIGTERM. Never retries by
+itself: a broken upstream is replaced by the next call, whose caller decides how often to ask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from moai._config import HostConfig
+from moai._errors import MoaiError
+from moai._link.upstream import Upstream, open_upstream
+from moai._rpc import CHANNEL_OPTIONS, MAX_MESSAGE_BYTES, error_trailer, status_of
+
+_IDLE_S = 600.0
+_PASS_ON = ("moai-owner", "moai-client")
+
+
+class Starter:
+    """The command that started us, as long as it listens; a Prompter for the first connection."""
+
+    def __init__(self, interactive: bool, name: str) -> None:
+        self.available = interactive
+        self._name = name
+        self._lock = threading.Lock()
+
+    def tell(self, **message: Any) -> None:
+        """One JSON line; a starter that is gone is no error."""
+        with self._lock:
+            try:
+                sys.stdout.write(json.dumps(message) + "\n")
+                sys.stdout.flush()
+            except (OSError, ValueError):
+                self.available = False
+
+    def say(self, text: str) -> None:
+        """Progress for people."""
+        self.tell(say=text)
+
+    def _ask(self, kind: str, text: str, echo: bool = False) -> str:
+        if not self.available:
+            raise MoaiError(
+                "SIGN_IN_NEEDED", f"the host asks for an answer and nobody can be asked here: {text.strip()}",
+                f"moai remote up {self._name}",
+            )
+        self.tell(ask=kind, text=text, echo=echo)
+        line = sys.stdin.readline()
+        if not line:
+            self.available = False
+            raise MoaiError("SIGN_IN_NEEDED", "the command that was asked has ended", f"moai remote up {self._name}")
+        answer = json.loads(line)
+        if answer.get("error"):
+            raise MoaiError(**answer["error"])
+        return str(answer["answer"])
+
+    def confirm(self, text: str) -> bool:
+        """See Prompter."""
+        if not self.available:
+            raise MoaiError("HOST_KEY_UNKNOWN", text, f"moai remote trust {self._name}")
+        return self._ask("confirm", text) == "yes"
+
+    def secret(self, text: str) -> str:
+        """See Prompter."""
+        return self._ask("secret", text)
+
+    def answer(self, text: str, echo: bool) -> str:
+        """See Prompter."""
+        return self._ask("answer", text, echo)
+
+    def leave(self) -> None:
+        """Nobody can be asked from now on; the pipes are closed so the command is not held up."""
+        self.available = False
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1):
+            os.dup2(null, fd)
+        os.close(null)
+
+
+class Holder(grpc.GenericRpcHandler):
+    """Forwards every call; answers ``/moai.Link/*`` itself."""
+
+    def __init__(self, host: HostConfig, starter: Starter, folder: Path) -> None:
+        self.host, self.starter, self.folder = host, starter, folder
+        self.upstream: Upstream | None = None
+        self.channel: grpc.aio.Channel | None = None
+        self.host_key: Any = None
+        self.lock = asyncio.Lock()
+        self.running = 0
+        self.last_s = time.monotonic()
+        self.closing = asyncio.Event()
+
+    async def ensure(self, mode: str = "") -> tuple[Upstream, grpc.aio.Channel]:
+        """The live upstream, made if needed; MoaiError when it cannot be had."""
+        async with self.lock:
+            if self.upstream is not None and self.channel is not None and not mode:
+                if not self.upstream.ended.is_set():
+                    return self.upstream, self.channel
+            await self.drop()
+            loop = asyncio.get_running_loop()
+            upstream, key = await loop.run_in_executor(None, self._open, mode)
+            self.host_key = self.host_key or key
+            self.channel = grpc.aio.insecure_channel(upstream.address, options=CHANNEL_OPTIONS)
+            self.upstream = upstream
+            return upstream, self.channel
+
+    def _open(self, mode: str) -> tuple[Upstream, Any]:
+        return open_upstream(self.host, self.starter, self.starter.say, self.folder, mode, self.host_key)
+
+    async def drop(self) -> None:
+        """Close what is held."""
+        upstream, channel = self.upstream, self.channel
+        self.upstream = self.channel = None
+        if upstream is not None:
+            upstream.close()
+        if channel is not None:
+            await channel.close()
+
+    def service(self, details: Any) -> Any:
+        """See grpc.GenericRpcHandler."""
+        if details.method.startswith("/moai.Link/"):
+            own = {"Info": self._info, "Up": self._up, "Close": self._close}.get(details.method.rsplit("/", 1)[1])
+            return grpc.unary_unary_rpc_method_handler(own) if own else None
+        metadata = [(k, v) for k, v in details.invocation_metadata if k in _PASS_ON]
+
+        async def forward(requests: Any, context: Any) -> Any:
+            async for answer in self._forward(details.method, metadata, requests, context):
+                yield answer
+
+        return grpc.stream_stream_rpc_method_handler(forward)
+
+    async def _forward(self, method: str, metadata: list[Any], requests: Any, context: Any) -> Any:
+        self.running += 1
+        try:
+            try:
+                upstream, channel = await self.ensure()
+            except MoaiError as error:
+                await context.abort(status_of(error), error.message, (error_trailer(error),))
+                return
+            secret = ("moai-secret", upstream.handshake.secret)
+            call = channel.stream_stream(method)(
+                requests, metadata=[*metadata, secret], timeout=context.time_remaining(), wait_for_ready=True
+            )
+            watcher = asyncio.ensure_future(_cancel_when_ended(upstream, call))
+            try:
+                async for answer in call:
+                    yield answer
+            except grpc.aio.AioRpcError as error:
+                await context.abort(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
+            except asyncio.CancelledError:
+                if upstream.ended.is_set():
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, "the link broke")
+                raise
+            finally:
+                watcher.cancel()
+                call.cancel()
+        finally:
+            self.running -= 1
+            self.last_s = time.monotonic()
+
+    async def _info(self, request: bytes, context: Any) -> bytes:
+        upstream = self.upstream
+        facts = {"pid": os.getpid(), "host": self.host.name, "address": self.host.address}
+        if upstream is not None and not upstream.ended.is_set():
+            facts.update(agent=upstream.handshake.facts)
+        return json.dumps(facts).encode()
+
+    async def _up(self, request: bytes, context: Any) -> bytes:
+        try:
+            upstream, _ = await self.ensure("up")
+        except MoaiError as error:
+            await context.abort(status_of(error), error.message, (error_trailer(error),))
+            return b""
+        return json.dumps(upstream.handshake.facts).encode()
+
+    async def _close(self, request: bytes, context: Any) -> bytes:
+        self.closing.set()
+        return b"{}"
+
+
+async def _cancel_when_ended(upstream: Upstream, call: Any) -> None:
+    """gRPC notices a closed socket at once, but a call waiting for readiness would wait for ever."""
+    while not upstream.ended.is_set():
+        await asyncio.sleep(0.2)
+    await asyncio.sleep(0.5)
+    call.cancel()
+
+
+async def hold(host: HostConfig, starter: Starter, path: Path) -> int:
+    """Connect, serve on ``path``, return when idle."""
+    holder = Holder(host, starter, path.parent)
+    try:
+        await holder.ensure()
+    except MoaiError as error:
+        starter.tell(
+            error={"reason": error.reason, "message": error.message, "next": error.next, "details": error.details}
+        )
+        return 1
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.so_reuseport", 0),
+        ]
+    )
+    server.add_generic_rpc_handlers((holder,))
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    if path.exists():
+        path.unlink()
+    long = len(os.fsencode(path)) >= 100
+    server.add_insecure_port(f"unix:/proc/self/fd/{folder}/{path.name}" if long else f"unix:{path}")
+    await server.start()
+    os.chmod(path, 0o600)
+    inode = path.stat().st_ino
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, holder.closing.set)
+    starter.tell(ready=True)
+    starter.leave()
+    while not holder.closing.is_set():
+        try:
+            await asyncio.wait_for(holder.closing.wait(), 5.0)
+        except asyncio.TimeoutError:
+            if not holder.running and time.monotonic() - holder.last_s > _IDLE_S:
+                break
+            if not path.exists() or path.stat().st_ino != inode:
+                break
+    if path.exists() and path.stat().st_ino == inode:
+        path.unlink()
+    await server.stop(1.0)
+    await holder.drop()
+    return 0
+
+
+def main() -> int:
+    """One JSON line on stdin: ``{"host": {...}, "path", "interactive"}``."""
+    order = json.loads(sys.stdin.readline())
+    order["host"]["groups"] = tuple(order["host"]["groups"])
+    host = HostConfig(**order["host"])
+    starter = Starter(bool(order["interactive"]), host.name)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    code = asyncio.run(hold(host, starter, Path(order["path"])))
+    # Threads of a connection that is being closed must not keep the process.
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""Where the laptop keeps things: ``MOAI_CONFIG`` (settings, host keys) and ``MOAI_CACHE`` (the rest).
+
+Both default to the platform's folders. Nothing else on the laptop is written.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def config_folder() -> Path:
+    """``MOAI_CONFIG`` (a folder, or a ``.toml`` file in it) or the platform's settings folder."""
+    given = os.environ.get("MOAI_CONFIG")
+    if given:
+        path = Path(given).expanduser().absolute()
+        return path.parent if path.suffix == ".toml" else path
+    import platformdirs
+
+    return Path(platformdirs.user_config_dir("moai"))
+
+
+def config_file() -> Path:
+    """The settings file."""
+    given = os.environ.get("MOAI_CONFIG", "")
+    if given.endswith(".toml"):
+        return Path(given).expanduser().absolute()
+    return config_folder() / "config.toml"
+
+
+def known_hosts_file() -> Path:
+    """Our own host keys; the user's file is only read."""
+    return config_folder() / "known_hosts"
+
+
+def cache_folder() -> Path:
+    """``MOAI_CACHE`` or the platform's cache folder, created 0700."""
+    given = os.environ.get("MOAI_CACHE")
+    if given:
+        path = Path(given).expanduser().absolute()
+    else:
+        import platformdirs
+
+        path = Path(platformdirs.user_cache_dir("moai"))
+    return private(path)
+
+
+def private(path: Path) -> Path:
+    """Create a folder with mode 0700, parents too; returns it."""
+    if not path.is_dir():
+        if not path.parent.is_dir():
+            private(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+    return path

@@ -1,0 +1,173 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ERROR_REASON_UNSPECIFIED: _ClassVar[ErrorReason]
+    ERROR_REASON_USAGE: _ClassVar[ErrorReason]
+    ERROR_REASON_CONFIG_INVALID: _ClassVar[ErrorReason]
+    ERROR_REASON_HOST_UNKNOWN: _ClassVar[ErrorReason]
+    ERROR_REASON_FILE_NOT_HERE: _ClassVar[ErrorReason]
+    ERROR_REASON_HOST_UNREACHABLE: _ClassVar[ErrorReason]
+    ERROR_REASON_HOST_KEY_UNKNOWN: _ClassVar[ErrorReason]
+    ERROR_REASON_HOST_KEY_CHANGED: _ClassVar[ErrorReason]
+    ERROR_REASON_HOST_KEY_REVOKED: _ClassVar[ErrorReason]
+    ERROR_REASON_SIGN_IN_FAILED: _ClassVar[ErrorReason]
+    ERROR_REASON_SIGN_IN_NEEDED: _ClassVar[ErrorReason]
+    ERROR_REASON_SHELL_RESTRICTED: _ClassVar[ErrorReason]
+    ERROR_REASON_LINK_LOST: _ClassVar[ErrorReason]
+    ERROR_REASON_UNAUTHENTICATED: _ClassVar[ErrorReason]
+    ERROR_REASON_PYTHON_NOT_FOUND: _ClassVar[ErrorReason]
+    ERROR_REASON_PLATFORM_UNSUPPORTED: _ClassVar[ErrorReason]
+    ERROR_REASON_BUNDLE_UNAVAILABLE: _ClassVar[ErrorReason]
+    ERROR_REASON_BUNDLE_CORRUPT: _ClassVar[ErrorReason]
+    ERROR_REASON_HOME_NOT_WRITABLE: _ClassVar[ErrorReason]
+    ERROR_REASON_DISK_FULL: _ClassVar[ErrorReason]
+    ERROR_REASON_AGENT_FAILED: _ClassVar[ErrorReason]
+    ERROR_REASON_AGENT_TOO_OLD: _ClassVar[ErrorReason]
+    ERROR_REASON_CLIENT_TOO_OLD: _ClassVar[ErrorReason]
+    ERROR_REASON_INTERNAL: _ClassVar[ErrorReason]
+    ERROR_REASON_JOB_NOT_FOUND: _ClassVar[ErrorReason]
+    ERROR_REASON_JOB_AMBIGUOUS: _ClassVar[ErrorReason]
+    ERROR_REASON_JOB_ACTIVE: _ClassVar[ErrorReason]
+    ERROR_REASON_JOB_FINISHED: _ClassVar[ErrorReason]
+    ERROR_REASON_JOB_NOT_OWNED: _ClassVar[ErrorReason]
+    ERROR_REASON_REQUEST_CONFLICT: _ClassVar[ErrorReason]
+    ERROR_REASON_OFFSET_OUT_OF_RANGE: _ClassVar[ErrorReason]
+    ERROR_REASON_SEQUENCE_OUT_OF_RANGE: _ClassVar[ErrorReason]
+    ERROR_REASON_WORKDIR_NOT_FOUND: _ClassVar[ErrorReason]
+    ERROR_REASON_SCRIPT_NOT_ON_HOST: _ClassVar[ErrorReason]
+    ERROR_REASON_COMMAND_NOT_FOUND: _ClassVar[ErrorReason]
+    ERROR_REASON_COMMAND_FAILED: _ClassVar[ErrorReason]
+    ERROR_REASON_COMMAND_KILLED: _ClassVar[ErrorReason]
+    ERROR_REASON_OUT_OF_MEMORY: _ClassVar[ErrorReason]
+    ERROR_REASON_START_FAILED: _ClassVar[ErrorReason]
+    ERROR_REASON_CANCELLED: _ClassVar[ErrorReason]
+    ERROR_REASON_TIMED_OUT: _ClassVar[ErrorReason]
+    ERROR_REASON_SUPERVISOR_LOST: _ClassVar[ErrorReason]
+    ERROR_REASON_CONTAINER_RESTARTED: _ClassVar[ErrorReason]
+    ERROR_REASON_SECRET_NEEDED: _ClassVar[ErrorReason]
+    ERROR_REASON_FATAL_LINE: _ClassVar[ErrorReason]
+    ERROR_REASON_OUTPUT_MISSING: _ClassVar[ErrorReason]
+    ERROR_REASON_WAITING_FOR_DEVICE: _ClassVar[ErrorReason]
+    ERROR_REASON_STALLED: _ClassVar[ErrorReason]
+    ERROR_REASON_UNSUPPORTED: _ClassVar[ErrorReason]
+    ERROR_REASON_ENVIRONMENT_NOT_FOUND: _ClassVar[ErrorReason]
+    ERROR_REASON_ENVIRONMENT_AMBIGUOUS: _ClassVar[ErrorReason]
+    ERROR_REASON_PACKAGE_MISSING: _ClassVar[ErrorReason]
+    ERROR_REASON_DEVICE_TOOL_FAILED: _ClassVar[ErrorReason]
+    ERROR_REASON_DEVICE_NOT_FOUND: _ClassVar[ErrorReason]
+    ERROR_REASON_DEVICE_OUT_OF_MEMORY: _ClassVar[ErrorReason]
+    ERROR_REASON_HUB_UNREACHABLE: _ClassVar[ErrorReason]
+    ERROR_REASON_TOKEN_INVALID: _ClassVar[ErrorReason]
+    ERROR_REASON_ACCESS_GATED: _ClassVar[ErrorReason]
+    ERROR_REASON_REPO_NOT_FOUND: _ClassVar[ErrorReason]
+    ERROR_REASON_REVISION_NOT_FOUND: _ClassVar[ErrorReason]
+    ERROR_REASON_FILE_NOT_FOUND: _ClassVar[ErrorReason]
+    ERROR_REASON_DOWNLOAD_CORRUPT: _ClassVar[ErrorReason]
+    ERROR_REASON_DOWNLOAD_STALLED: _ClassVar[ErrorReason]
+    ERROR_REASON_XET_REQUIRED: _ClassVar[ErrorReason]
+    ERROR_REASON_DATASET_INVALID: _ClassVar[ErrorReason]
+    ERROR_REASON_DATASET_EMPTY: _ClassVar[ErrorReason]
+    ERROR_REASON_COLUMN_MISSING: _ClassVar[ErrorReason]
+    ERROR_REASON_TEMPLATE_INVALID: _ClassVar[ErrorReason]
+    ERROR_REASON_TOKENIZER_FAILED: _ClassVar[ErrorReason]
+    ERROR_REASON_MODEL_INVALID: _ClassVar[ErrorReason]
+    ERROR_REASON_CHECKPOINT_NOT_FOUND: _ClassVar[ErrorReason]
+    ERROR_REASON_TRAINING_FAILED: _ClassVar[ErrorReason]
+ERROR_REASON_UNSPECIFIED: ErrorReason
+ERROR_REASON_USAGE: ErrorReason
+ERROR_REASON_CONFIG_INVALID: ErrorReason
+ERROR_REASON_HOST_UNKNOWN: ErrorReason
+ERROR_REASON_FILE_NOT_HERE: ErrorReason
+ERROR_REASON_HOST_UNREACHABLE: ErrorReason
+ERROR_REASON_HOST_KEY_UNKNOWN: ErrorReason
+ERROR_REASON_HOST_KEY_CHANGED: ErrorReason
+ERROR_REASON_HOST_KEY_REVOKED: ErrorReason
+ERROR_REASON_SIGN_IN_FAILED: ErrorReason
+ERROR_REASON_SIGN_IN_NEEDED: ErrorReason
+ERROR_REASON_SHELL_RESTRICTED: ErrorReason
+ERROR_REASON_LINK_LOST: ErrorReason
+ERROR_REASON_UNAUTHENTICATED: ErrorReason
+ERROR_REASON_PYTHON_NOT_FOUND: ErrorReason
+ERROR_REASON_PLATFORM_UNSUPPORTED: ErrorReason
+ERROR_REASON_BUNDLE_UNAVAILABLE: ErrorReason
+ERROR_REASON_BUNDLE_CORRUPT: ErrorReason
+ERROR_REASON_HOME_NOT_WRITABLE: ErrorReason
+ERROR_REASON_DISK_FULL: ErrorReason
+ERROR_REASON_AGENT_FAILED: ErrorReason
+ERROR_REASON_AGENT_TOO_OLD: ErrorReason
+ERROR_REASON_CLIENT_TOO_OLD: ErrorReason
+ERROR_REASON_INTERNAL: ErrorReason
+ERROR_REASON_JOB_NOT_FOUND: ErrorReason
+ERROR_REASON_JOB_AMBIGUOUS: ErrorReason
+ERROR_REASON_JOB_ACTIVE: ErrorReason
+ERROR_REASON_JOB_FINISHED: ErrorReason
+ERROR_REASON_JOB_NOT_OWNED: ErrorReason
+ERROR_REASON_REQUEST_CONFLICT: ErrorReason
+ERROR_REASON_OFFSET_OUT_OF_RANGE: ErrorReason
+ERROR_REASON_SEQUENCE_OUT_OF_RANGE: ErrorReason
+ERROR_REASON_WORKDIR_NOT_FOUND: ErrorReason
+ERROR_REASON_SCRIPT_NOT_ON_HOST: ErrorReason
+ERROR_REASON_COMMAND_NOT_FOUND: ErrorReason
+ERROR_REASON_COMMAND_FAILED: ErrorReason
+ERROR_REASON_COMMAND_KILLED: ErrorReason
+ERROR_REASON_OUT_OF_MEMORY: ErrorReason
+ERROR_REASON_START_FAILED: ErrorReason
+ERROR_REASON_CANCELLED: ErrorReason
+ERROR_REASON_TIMED_OUT: ErrorReason
+ERROR_REASON_SUPERVISOR_LOST: ErrorReason
+ERROR_REASON_CONTAINER_RESTARTED: ErrorReason
+ERROR_REASON_SECRET_NEEDED: ErrorReason
+ERROR_REASON_FATAL_LINE: ErrorReason
+ERROR_REASON_OUTPUT_MISSING: ErrorReason
+ERROR_REASON_WAITING_FOR_DEVICE: ErrorReason
+ERROR_REASON_STALLED: ErrorReason
+ERROR_REASON_UNSUPPORTED: ErrorReason
+ERROR_REASON_ENVIRONMENT_NOT_FOUND: ErrorReason
+ERROR_REASON_ENVIRONMENT_AMBIGUOUS: ErrorReason
+ERROR_REASON_PACKAGE_MISSING: ErrorReason
+ERROR_REASON_DEVICE_TOOL_FAILED: ErrorReason
+ERROR_REASON_DEVICE_NOT_FOUND: ErrorReason
+ERROR_REASON_DEVICE_OUT_OF_MEMORY: ErrorReason
+ERROR_REASON_HUB_UNREACHABLE: ErrorReason
+ERROR_REASON_TOKEN_INVALID: ErrorReason
+ERROR_REASON_ACCESS_GATED: ErrorReason
+ERROR_REASON_REPO_NOT_FOUND: ErrorReason
+ERROR_REASON_REVISION_NOT_FOUND: ErrorReason
+ERROR_REASON_FILE_NOT_FOUND: ErrorReason
+ERROR_REASON_DOWNLOAD_CORRUPT: ErrorReason
+ERROR_REASON_DOWNLOAD_STALLED: ErrorReason
+ERROR_REASON_XET_REQUIRED: ErrorReason
+ERROR_REASON_DATASET_INVALID: ErrorReason
+ERROR_REASON_DATASET_EMPTY: ErrorReason
+ERROR_REASON_COLUMN_MISSING: ErrorReason
+ERROR_REASON_TEMPLATE_INVALID: ErrorReason
+ERROR_REASON_TOKENIZER_FAILED: ErrorReason
+ERROR_REASON_MODEL_INVALID: ErrorReason
+ERROR_REASON_CHECKPOINT_NOT_FOUND: ErrorReason
+ERROR_REASON_TRAINING_FAILED: ErrorReason
+
+class ErrorInfo(_message.Message):
+    __slots__ = ("reason", "message", "next", "details")
+    class DetailsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    DETAILS_FIELD_NUMBER: _ClassVar[int]
+    reason: ErrorReason
+    message: str
+    next: str
+    details: _containers.ScalarMap[str, str]
+    def __init__(self, reason: _Optional[_Union[ErrorReason, str]] = ..., message: _Optional[str] = ..., next: _Optional[str] = ..., details: _Optional[_Mapping[str, str]] = ...) -> None: ...

@@ -1,0 +1,103 @@
+from moai_proto.v1 import dataset_pb2 as _dataset_pb2
+from moai_proto.v1 import job_pb2 as _job_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class TrainingSpec(_message.Message):
+    __slots__ = ("model", "model_revision", "dataset", "method", "max_steps", "epochs", "batch_size", "learning_rate", "output", "endpoint", "settings", "smoke")
+    class SettingsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    MODEL_REVISION_FIELD_NUMBER: _ClassVar[int]
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    MAX_STEPS_FIELD_NUMBER: _ClassVar[int]
+    EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    SMOKE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    model_revision: str
+    dataset: _dataset_pb2.DatasetSpec
+    method: str
+    max_steps: int
+    epochs: float
+    batch_size: int
+    learning_rate: float
+    output: str
+    endpoint: str
+    settings: _containers.ScalarMap[str, str]
+    smoke: bool
+    def __init__(self, model: _Optional[str] = ..., model_revision: _Optional[str] = ..., dataset: _Optional[_Union[_dataset_pb2.DatasetSpec, _Mapping]] = ..., method: _Optional[str] = ..., max_steps: _Optional[int] = ..., epochs: _Optional[float] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., output: _Optional[str] = ..., endpoint: _Optional[str] = ..., settings: _Optional[_Mapping[str, str]] = ..., smoke: bool = ...) -> None: ...
+
+class PlanTrainingRequest(_message.Message):
+    __slots__ = ("options", "training")
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    TRAINING_FIELD_NUMBER: _ClassVar[int]
+    options: _job_pb2.JobOptions
+    training: TrainingSpec
+    def __init__(self, options: _Optional[_Union[_job_pb2.JobOptions, _Mapping]] = ..., training: _Optional[_Union[TrainingSpec, _Mapping]] = ...) -> None: ...
+
+class PlanTrainingResponse(_message.Message):
+    __slots__ = ("plan_json", "environment", "environment_reason", "output")
+    PLAN_JSON_FIELD_NUMBER: _ClassVar[int]
+    ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    ENVIRONMENT_REASON_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    plan_json: str
+    environment: str
+    environment_reason: str
+    output: str
+    def __init__(self, plan_json: _Optional[str] = ..., environment: _Optional[str] = ..., environment_reason: _Optional[str] = ..., output: _Optional[str] = ...) -> None: ...
+
+class StartTrainingRequest(_message.Message):
+    __slots__ = ("options", "training")
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    TRAINING_FIELD_NUMBER: _ClassVar[int]
+    options: _job_pb2.JobOptions
+    training: TrainingSpec
+    def __init__(self, options: _Optional[_Union[_job_pb2.JobOptions, _Mapping]] = ..., training: _Optional[_Union[TrainingSpec, _Mapping]] = ...) -> None: ...
+
+class StartTrainingResponse(_message.Message):
+    __slots__ = ("job",)
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    job: _job_pb2.Job
+    def __init__(self, job: _Optional[_Union[_job_pb2.Job, _Mapping]] = ...) -> None: ...
+
+class GenerateRequest(_message.Message):
+    __slots__ = ("options", "model", "prompts", "prompt_file", "template", "max_new_tokens", "compare", "endpoint")
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    PROMPTS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FILE_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    COMPARE_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    options: _job_pb2.JobOptions
+    model: str
+    prompts: _containers.RepeatedScalarFieldContainer[str]
+    prompt_file: str
+    template: str
+    max_new_tokens: int
+    compare: bool
+    endpoint: str
+    def __init__(self, options: _Optional[_Union[_job_pb2.JobOptions, _Mapping]] = ..., model: _Optional[str] = ..., prompts: _Optional[_Iterable[str]] = ..., prompt_file: _Optional[str] = ..., template: _Optional[str] = ..., max_new_tokens: _Optional[int] = ..., compare: bool = ..., endpoint: _Optional[str] = ...) -> None: ...
+
+class GenerateResponse(_message.Message):
+    __slots__ = ("job",)
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    job: _job_pb2.Job
+    def __init__(self, job: _Optional[_Union[_job_pb2.Job, _Mapping]] = ...) -> None: ...

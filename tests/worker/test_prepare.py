@@ -1,0 +1,510 @@
+"""The prepare step as the train environment's Python runs it: real tokenizer, real Arrow, real torch.
+
+One child process imports the libraries once and serves every test; whatever it is asked runs with the
+network cut off. Without a train environment everything here is skipped. The file is long because a
+second one would need a second child, and its imports are most of the time taken.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+from fakes import tinymodel
+from fakes.news import news, write_jsonl
+
+_AGENT = Path(__file__).resolve().parents[2] / "agent"
+_ANSWER_TIMEOUT_S = 120
+
+_CHILD = r"""
+import json, os, socket, sys
+answers, sys.stdout = os.fdopen(os.dup(1), "w"), sys.stderr
+sys.path.insert(0, sys.argv[1])
+from moai_worker.errors import StepError
+from moai_worker.steps import prepare
+
+class Report:
+    def __init__(self): self.seen = []
+    def _take(self, *a, **k): self.seen.append((a, k))
+    def phase(self, name, text="", **d): self.seen.append(["phase", name])
+    def progress(self, done, total, unit, rate=None, eta_seconds=None, force=False, **d):
+        self.seen.append(["progress", done, total, unit, rate, eta_seconds])
+    def message(self, text, level="info", code="", **d): self.seen.append(["message", code, text])
+    def artifact(self, kind, path, **d): self.seen.append(["artifact", kind, path])
+
+def cut(*a, **k): raise AssertionError("the step asked the network")
+socket.socket.connect = cut
+
+def run(**inputs):
+    report = Report()
+    try:
+        result = prepare.run(inputs, report)
+    except StepError as error:
+        return {"error": error.as_dict(), "seen": report.seen}
+    return {"result": result, "seen": report.seen}
+
+def arrow(folder):
+    import datasets
+    loaded = datasets.load_from_disk(folder)
+    return {name: {c: list(part[:][c]) for c in part.column_names} for name, part in loaded.items()}
+
+for line in sys.stdin:
+    asked = json.loads(line)
+    scope = dict(asked["values"], run=run, arrow=arrow, prepare=prepare)
+    exec(asked["code"], scope)
+    answers.write(json.dumps(scope["answer"]) + "\n")
+    answers.flush()
+"""
+
+
+class _Child:
+    def __init__(self, python, log):
+        self._log = log
+        with open(str(log), "wb") as stderr:
+            self.process = subprocess.Popen(
+                [python, "-c", _CHILD, str(_AGENT)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                universal_newlines=True,
+                encoding="utf-8",
+                env=dict(os.environ, PYTHONUTF8="1"),
+            )
+
+    def ask(self, code, **values):
+        """Run ``code`` in the child and return what it left in ``answer``."""
+        self.send(code, **values)
+        return self.answer()
+
+    def send(self, code, **values):
+        self.process.stdin.write(json.dumps({"code": code, "values": values}) + "\n")
+        self.process.stdin.flush()
+
+    def answer(self):
+        stop = threading.Timer(_ANSWER_TIMEOUT_S, self.process.kill)
+        stop.start()
+        try:
+            line = self.process.stdout.readline()
+        finally:
+            stop.cancel()
+        assert line, self._log.read_text(errors="replace")[-3000:]
+        return json.loads(line)
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait(_ANSWER_TIMEOUT_S)
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def python():
+    found = tinymodel.train_python()
+    if found is None:
+        pytest.skip("no train environment: set MOAI_TRAIN_PYTHON or make .venv-train")
+    return found
+
+
+@pytest.fixture(scope="module")
+def child(python, tmp_path_factory):
+    child = _Child(python, tmp_path_factory.mktemp("child") / "log")
+    yield child
+    child.close()
+
+
+@pytest.fixture(scope="module")
+def model(python, tmp_path_factory):
+    return str(tinymodel.build(tmp_path_factory.mktemp("model"), python, weights=False))
+
+
+@pytest.fixture
+def step(child, model, tmp_path):
+    """Call the step with sensible inputs; keyword arguments override them."""
+
+    def call(**inputs):
+        wanted = {
+            "source": str(tmp_path / "in.jsonl"),
+            "model": model,
+            "output": str(tmp_path / "out"),
+            "block_size": 64,
+        }
+        wanted.update(inputs)
+        return child.ask("answer = run(**inputs)", inputs=wanted)
+
+    write_jsonl(str(tmp_path / "in.jsonl"), 40)
+    return call
+
+
+def _left(tmp_path):
+    return sorted(name for name in os.listdir(str(tmp_path)) if name.startswith((".", "out")))
+
+
+# --- What comes out -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block_size", [16, 97, 300])
+def test_ids_equal_the_tokenizers_own_row_by_row(child, model, step, tmp_path, block_size):
+    rows = news(25, sentences=9) + [
+        {"article": "é" * 50, "highlights": "\u65e5\u672c"},
+        {"article": "", "highlights": "x"},
+    ]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    got = step(block_size=block_size, validation_fraction=0)["result"]
+    facts = child.ask(
+        """
+from transformers import AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(model)
+tokenizer.pad_token_id = 0
+texts = ["[SUMMARIZE] {article} [/SUMMARIZE]\\n{highlights}</s>".format(**row) for row in rows]
+own = [tokenizer(text, truncation=True, max_length=block, padding="max_length") for text in texts]
+full = [len(tokenizer(text)["input_ids"]) for text in texts]
+answer = [arrow(out)["train"], {c: [row[c] for row in own] for c in ("input_ids", "attention_mask")}, full]
+""",
+        model=model,
+        rows=rows,
+        block=block_size,
+        out=got["path"],
+    )
+    written, own, full = facts
+    assert written["input_ids"] == own["input_ids"]
+    assert written["attention_mask"] == own["attention_mask"]
+    assert got["truncated_share"] == pytest.approx(sum(n > block_size for n in full) / len(rows), abs=1e-6)
+    assert got["rows"] == {"train": 27} and got["pad_token_id"] == 0 and got["reused"] is False
+
+
+def test_the_torch_file_holds_the_same_rows_and_feeds_a_data_loader(child, step):
+    got = step(torch_attention_mask=True)["result"]
+    answer = child.ask(
+        """
+import importlib.util
+answer = None
+if importlib.util.find_spec("torch"):
+    import torch
+    from torch.utils.data import DataLoader
+    data = torch.load(got["torch_file"])
+    batches = [list(b["input_ids"].shape) for b in DataLoader(data["train"], 8, shuffle=True, drop_last=True)]
+    rows = {n: {c: [r[c].tolist() for r in part] for c in part[0]} for n, part in data.items()}
+    answer = [rows == arrow(got["path"]), batches]
+""",
+        got=got,
+    )
+    if answer is None:
+        pytest.skip("this train environment has no torch to load the .pt with")
+    assert answer == [True, [[8, 64]] * 4]
+
+
+def test_the_reports_tell_phases_rows_and_the_pad_token(step, tmp_path):
+    seen = step()["seen"]
+    assert [entry[1] for entry in seen if entry[0] == "phase"] == [
+        "reading",
+        "loading",
+        "tokenizing",
+        "checking",
+    ]
+    progress = [entry for entry in seen if entry[0] == "progress"]
+    assert progress[-1][1:4] == [40, 40, "rows"] and progress[-1][4] > 0 and progress[-1][5] == 0
+    assert [entry[1] for entry in seen if entry[0] == "message"] == ["PAD_TOKEN", "ENDING_NOT_A_TOKEN"]
+    assert seen[-1] == ["artifact", "dataset", str(tmp_path / "out")]
+
+
+def test_the_marker_tells_what_it_was_made_from(step, tmp_path):
+    import hashlib
+
+    got = step()["result"]
+    told = json.loads((tmp_path / "out" / "moai-dataset.json").read_text())
+    raw = Path(got["torch_file"]).read_bytes()
+    assert told["torch_file_sha256"] == hashlib.sha256(raw).hexdigest()
+    assert told["rows"] == {"train": 38, "validation": 2} == got["rows"]
+    assert told["basis"]["template"].startswith("[SUMMARIZE]") and told["vocab_size"] > 300
+    assert {"python", "transformers", "pyarrow"} <= set(told["versions"])
+    assert sorted(os.listdir(str(tmp_path / "out"))) == [
+        "dataset_dict.json",
+        "llama3_dataset.pt",
+        "moai-dataset.json",
+        "train",
+        "validation",
+    ]
+
+
+# --- Which rows -----------------------------------------------------------------------------------
+
+
+def test_validation_rows_are_cut_off_once_and_always_the_same(child, step, tmp_path):
+    first = step(output=str(tmp_path / "out1"))["result"]
+    second = step(output=str(tmp_path / "out2"))["result"]
+    whole = step(output=str(tmp_path / "out3"), validation_fraction=0)["result"]
+    one, two, all_rows = (child.ask("answer = arrow(p)", p=got["path"]) for got in (first, second, whole))
+    assert one == two
+    assert sorted(one["train"]["input_ids"] + one["validation"]["input_ids"]) == sorted(
+        all_rows["train"]["input_ids"]
+    )
+    assert Path(first["torch_file"]).read_bytes() == Path(second["torch_file"]).read_bytes()
+
+
+def test_few_rows_and_sources_with_validation_are_not_cut(step, tmp_path):
+    write_jsonl(str(tmp_path / "few.jsonl"), 19)
+    assert step(source=str(tmp_path / "few.jsonl"))["result"]["rows"] == {"train": 19}
+    folder = tmp_path / "splits"
+    folder.mkdir()
+    for name, count in (("train", 30), ("valid", 4), ("test", 3)):
+        write_jsonl(str(folder / (name + ".jsonl")), count)
+    got = step(source=str(folder), output=str(tmp_path / "out2"))["result"]
+    assert got["rows"] == {"train": 30, "validation": 4, "test": 3}
+    sampled = step(source=str(folder), output=str(tmp_path / "out3"), sample=3)["result"]
+    assert sampled["rows"] == {"train": 3, "validation": 3, "test": 3}
+    only = step(source=str(folder), output=str(tmp_path / "out4"), split="test")["result"]
+    assert only["rows"] == {"train": 3}
+    error = step(source=str(folder), split="dev2")["error"]
+    assert error["code"] == "DATASET_INVALID"
+    assert all(name in error["message"] for name in ("'dev2'", "train", "validation", "test"))
+
+
+def test_blank_rows_are_left_out_and_said_so(step, tmp_path):
+    rows = news(5) + [{"article": " ", "highlights": None}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    got = step()
+    assert got["result"]["rows"] == {"train": 5}
+    assert "1 rows" in [entry for entry in got["seen"] if entry[1] == "ROWS_SKIPPED"][0][2]
+    (tmp_path / "in.jsonl").write_text(json.dumps(rows[-1]) + "\n")
+    assert step()["error"]["code"] == "DATASET_EMPTY"
+
+
+def test_parquet_saved_and_declared_datasets_give_the_same_rows(child, step, tmp_path):
+    expected = None
+    child.ask(
+        """
+import datasets
+data = datasets.Dataset.from_list(rows)
+data.to_parquet(base + "/x.parquet")
+datasets.DatasetDict({"train": data}).save_to_disk(base + "/saved")
+import os
+os.makedirs(base + "/hub/3.0.0"); os.makedirs(base + "/hub/1.0.0")
+data.to_parquet(base + "/hub/3.0.0/train-00000-of-00001.parquet")
+data.select([0]).to_parquet(base + "/hub/1.0.0/train-00000-of-00001.parquet")
+open(base + "/hub/README.md", "w").write('''---
+license: apache-2.0
+configs:
+- config_name: 1.0.0
+  data_files:
+  - split: train
+    path: 1.0.0/train-*
+- config_name: 3.0.0
+  data_files:
+  - split: train
+    path: 3.0.0/train-*
+---
+# about
+''')
+answer = None
+""",
+        rows=news(12),
+        base=str(tmp_path),
+    )
+    write_jsonl(str(tmp_path / "in.jsonl"), 12)
+    cache = str(tmp_path / "cache")
+    for index, (source, config) in enumerate(
+        [("in.jsonl", None), ("x.parquet", None), ("saved", None), ("hub", "3.0.0")]
+    ):
+        got = step(
+            source=str(tmp_path / source),
+            config=config,
+            output=str(tmp_path / "out{}".format(index)),
+            cache_dir=cache,
+        )
+        rows = child.ask("answer = arrow(p)", p=got["result"]["path"])
+        expected = expected or rows
+        assert rows == expected and got["result"]["rows"] == {"train": 12}, source
+    error = step(source=str(tmp_path / "hub"), output=str(tmp_path / "no"), cache_dir=cache)["error"]
+    assert error["code"] == "DATASET_INVALID" and "3.0.0" in error["message"]
+    (tmp_path / "x.parquet").write_bytes((tmp_path / "x.parquet").read_bytes()[:-100])
+    assert step(source=str(tmp_path / "x.parquet"))["error"]["code"] == "DATASET_INVALID"
+
+
+# --- Padding --------------------------------------------------------------------------------------
+
+
+def test_pad_token_and_side_follow_the_inputs_and_the_tutorial(child, model, step, tmp_path):
+    eos = child.ask(
+        "from transformers import AutoTokenizer; answer = AutoTokenizer.from_pretrained(model).eos_token_id",
+        model=model,
+    )
+    (tmp_path / "in.jsonl").write_text(json.dumps({"prompt": "ab"}) + "\n")
+    got = step(template="qwen")["result"]
+    row = child.ask("answer = arrow(p)['train']", p=got["path"])
+    assert got["pad_token_id"] == eos and row["input_ids"][0][:40] == [eos] * 40
+    assert row["attention_mask"][0][0] == 0 and row["attention_mask"][0][-1] == 1
+    assert step(template="mistral", pad_token_id=5)["result"]["pad_token_id"] == 5
+    assert step(pad_token_id=10**6, template="mistral")["error"]["code"] == "TOKENIZER_FAILED"
+
+
+# --- Again, and never half ------------------------------------------------------------------------
+
+
+def test_the_same_inputs_are_reused_and_other_inputs_are_not(step, tmp_path):
+    assert step()["result"]["reused"] is False
+    stamp = os.stat(str(tmp_path / "out" / "llama3_dataset.pt")).st_mtime_ns
+    again = step()
+    assert again["result"]["reused"] is True and again["result"]["rows"] == {"train": 38, "validation": 2}
+    assert [entry[0] for entry in again["seen"]] == ["message", "artifact"]
+    assert os.stat(str(tmp_path / "out" / "llama3_dataset.pt")).st_mtime_ns == stamp
+    assert step(block_size=32)["result"]["reused"] is False
+    assert step(template="{highlights}", block_size=32)["result"]["reused"] is False
+    write_jsonl(str(tmp_path / "in.jsonl"), 41)
+    assert step(template="{highlights}", block_size=32)["result"]["reused"] is False
+    os.truncate(str(tmp_path / "out" / "llama3_dataset.pt"), 100)
+    assert step(template="{highlights}", block_size=32)["result"]["reused"] is False
+    assert _left(tmp_path) == [".out.lock", "out"]
+
+
+def test_a_folder_of_somebody_else_is_never_replaced(step, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    error = step()["error"]
+    assert error["code"] == "USAGE" and error["next"]
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "mine" and _left(tmp_path) == [".out.lock", "out"]
+
+
+def test_a_disk_that_fills_up_leaves_the_former_dataset(child, step, tmp_path):
+    assert step()["result"]
+    before = (tmp_path / "out" / "llama3_dataset.pt").read_bytes()
+    child.ask(
+        """
+import os
+def full(fd): raise OSError(28, "No space left on device")
+held, os.fsync, answer = os.fsync, full, None
+prepare._held = held
+"""
+    )
+    try:
+        error = step(block_size=32)["error"]
+    finally:
+        child.ask("import os; os.fsync, answer = prepare._held, None")
+    assert error["code"] == "DISK_FULL" and str(tmp_path / "out") in error["message"] and error["next"]
+    assert (tmp_path / "out" / "llama3_dataset.pt").read_bytes() == before
+    assert _left(tmp_path) == [".out.lock", "out"]
+
+
+def test_too_small_a_disk_is_noticed_before_the_work(child, step, tmp_path):
+    child.ask(
+        """
+import collections, shutil
+prepare._held = shutil.disk_usage
+shutil.disk_usage = lambda path: collections.namedtuple("usage", "total used free")(1 << 30, 1 << 30, 1000)
+answer = None
+"""
+    )
+    try:
+        got = step()
+    finally:
+        child.ask("import shutil; shutil.disk_usage, answer = prepare._held, None")
+    assert (
+        got["error"]["code"] == "DISK_FULL" and int(got["error"]["details"]["needed_bytes"]) == 40 * 64 * 13
+    )
+    assert "tokenizing" not in [entry[1] for entry in got["seen"]] and _left(tmp_path) == [".out.lock"]
+
+
+def test_a_killed_run_leaves_no_dataset_and_the_next_one_cleans_up(python, model, step, tmp_path):
+    doomed = _Child(python, tmp_path / "doomed.log")
+    doomed.send(
+        """
+import sys
+def stop(self, *a, **k):
+    answers.write('"here"\\n'); answers.flush(); sys.stdin.readline()
+answers = __import__("__main__").answers
+__import__("__main__").Report.progress = stop
+answer = run(**inputs)
+""",
+        inputs={
+            "source": str(tmp_path / "in.jsonl"),
+            "model": model,
+            "output": str(tmp_path / "out"),
+            "block_size": 64,
+        },
+    )
+    assert doomed.answer() == "here"
+    os.kill(doomed.process.pid, signal.SIGKILL)
+    doomed.process.wait(_ANSWER_TIMEOUT_S)
+    doomed.process.stdin.close()
+    doomed.process.stdout.close()
+    assert _left(tmp_path) == [".out.lock", "out.partial-{}".format(doomed.process.pid)]
+    assert step()["result"]["rows"] == {"train": 38, "validation": 2}
+    assert _left(tmp_path) == [".out.lock", "out"]
+
+
+def test_two_runs_for_one_folder_take_turns(child, model, tmp_path):
+    write_jsonl(str(tmp_path / "in.jsonl"), 5)
+    got = child.ask(
+        """
+import fcntl, __main__
+held = open(base + "/.out.lock", "w")
+fcntl.flock(held, fcntl.LOCK_EX)
+own = __main__.Report.phase
+def phase(self, name, text="", **data):
+    own(self, name)
+    if name == "waiting":
+        held.close()
+__main__.Report.phase = phase
+answer = run(source=base + "/in.jsonl", model=model, output=base + "/out")
+__main__.Report.phase = own
+held.close()
+""",
+        base=str(tmp_path),
+        model=model,
+    )
+    assert got["seen"][0] == ["phase", "waiting"] and got["result"]["rows"] == {"train": 5}
+
+
+# --- Failures -------------------------------------------------------------------------------------
+
+
+def test_what_the_user_got_wrong_is_named(step, tmp_path):
+    error = step(template="{artikle}</s>")["error"]
+    assert error["code"] == "COLUMN_MISSING" and "'article'" in error["next"]
+    assert step(template="{article.x}")["error"]["code"] == "TEMPLATE_INVALID"
+    assert step(source=str(tmp_path / "no.jsonl"))["error"]["code"] == "FILE_NOT_FOUND"
+    assert step(model=str(tmp_path / "no"))["error"]["code"] == "FILE_NOT_FOUND"
+    assert step(block_size=1)["error"]["code"] == "USAGE"
+    assert step(file_name="../x.pt")["error"]["code"] == "USAGE"
+    assert step(source="")["error"]["code"] == "USAGE"
+    (tmp_path / "in.jsonl").write_text(json.dumps(news(1)[0]) + "\n" + '{"article": "x"}\n')
+    error = step()["error"]
+    assert error["code"] == "DATASET_INVALID" and error["details"] == {
+        "file": str(tmp_path / "in.jsonl"),
+        "line": "2",
+    }
+    assert not any(name.startswith("out") for name in _left(tmp_path))
+
+
+def test_a_tokenizer_that_is_broken_absent_or_of_another_model_is_refused(model, step, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    assert step(model=str(broken))["error"]["code"] == "TOKENIZER_FAILED"
+    for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
+        source = Path(model) / name
+        if source.exists():
+            (broken / name).write_bytes(source.read_bytes())
+    (broken / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "NEW"}}')
+    error = step(model=str(broken))["error"]
+    assert error["code"] == "TOKENIZER_FAILED" and str(broken) in error["message"]
+    (broken / "tokenizer.json").write_bytes((Path(model) / "tokenizer.json").read_bytes())
+    (broken / "config.json").write_text('{"model_type": "llama", "vocab_size": 50}')
+    error = step(model=str(broken))["error"]
+    assert error["code"] == "TOKENIZER_FAILED" and "below 50" in error["message"]
+
+
+@pytest.mark.parametrize("package, named", [("transformers", "transformers"), ("pyarrow", "datasets")])
+def test_a_missing_package_is_named_with_its_python(python, model, step, tmp_path, package, named):
+    bare = _Child(python, tmp_path / "bare.log")
+    try:
+        got = bare.ask(
+            "import sys; sys.modules[package] = None; answer = run(**inputs)",
+            package=package,
+            inputs={"source": str(tmp_path / "in.jsonl"), "model": model, "output": str(tmp_path / "out")},
+        )
+    finally:
+        bare.close()
+    assert got["error"]["code"] == "PACKAGE_MISSING"
+    assert got["error"]["details"]["package"] == named
+    assert got["error"]["next"].endswith("-m pip install " + named)
