@@ -31,7 +31,7 @@ class Check(NamedTuple):
 
 
 def run_all(
-    config: Config, registry: Registry, environment: str, model: str, token: str, endpoint: str
+    config: Config, registry: Registry, environment: str, model: str, token: str, endpoint: str, folder: str = ""
 ) -> List[Check]:
     """All checks, in the order a person would make them; blocking, up to about a minute."""
     login = registry.login()
@@ -46,7 +46,8 @@ def run_all(
     except AgentError as error:
         found.append(Check("environment", "failed", error.message, error.next))
     found += [_torch(chosen, report.provider), _packages(chosen)]
-    found.append(_disk(config, model, token, endpoint))
+    home = login.get("HOME") or os.path.expanduser("~")
+    found.append(_disk(work.asked(folder, home) or work.folder(config), model, token, endpoint))
     found += _hub(token, endpoint)
     return found
 
@@ -93,8 +94,7 @@ def _packages(chosen: Optional[Any]) -> Check:
     return Check("packages", "ok", ", ".join(have))
 
 
-def _disk(config: Config, model: str, token: str, endpoint: str) -> Check:
-    folder = work.folder(config)
+def _disk(folder: str, model: str, token: str, endpoint: str) -> Check:
     usage = shutil.disk_usage(existing(folder))
     text = "%.1f GB free in %s" % (usage.free / _GB, folder)
     need = 0

@@ -53,6 +53,15 @@ def folder(config: Config) -> str:
     return chosen
 
 
+def asked(path: str, home: str) -> str:
+    """The work folder a request names, absolute; "" when it names none."""
+    if not path:
+        return ""
+    if path == "~" or path.startswith("~/"):
+        path = os.path.join(home, path[2:])
+    return os.path.normpath(os.path.join(home, path))
+
+
 def set_folder(config: Config, path: str) -> None:
     """Remember another work folder."""
     kept = jobdir.read_json(config.host.settings) or {}

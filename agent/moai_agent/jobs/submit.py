@@ -72,7 +72,7 @@ class Request:
             job_path=store.host.job(job_id).path,
             main_py=config.main_py,
             python=environment.python,
-            work=work.folder(config),
+            work=self._work(variables),
             hf_home="",
             endpoint="",
             cwd=cwd,
@@ -94,6 +94,10 @@ class Request:
     def _private(self, variables: Dict[str, str]) -> Dict[str, Any]:
         return {"env": variables, "secrets": dict(self.options.secrets)}
 
+    def _work(self, variables: Dict[str, str]) -> str:
+        home = variables.get("HOME") or os.path.expanduser("~")
+        return work.asked(self.options.work, home) or work.folder(self.agent.config)
+
     def _workdir(self, variables: Dict[str, str]) -> str:
         home = variables.get("HOME") or os.path.expanduser("~")
         asked = self.options.workdir
@@ -110,6 +114,9 @@ class Request:
         env = {"HF_HOME": place.hf_home} if step.get("module") else {}
         if step.get("module") and place.endpoint != _PUBLIC_HUB:
             env["HF_ENDPOINT"] = place.endpoint
+        if self.options.proxy and step.get("module") == "download":
+            for name in ("http_proxy", "https_proxy"):
+                env[name] = env[name.upper()] = self.options.proxy
         env.update(given)
         step["env"] = env
         held = sorted(self.options.secrets)

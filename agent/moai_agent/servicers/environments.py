@@ -42,6 +42,7 @@ class EnvironmentServicer(environment_pb2_grpc.EnvironmentServiceServicer):
                 model=request.model,
                 token=request.token,
                 endpoint=request.endpoint,
+                folder=request.work,
             ),
         )
         return environment_pb2.CheckEnvironmentResponse(

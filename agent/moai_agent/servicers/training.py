@@ -28,7 +28,8 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
     def _plan(self, request: training_pb2.PlanTrainingRequest) -> training_pb2.PlanTrainingResponse:
         config = self._agent.config
         environment, why = self._agent.registry.choose(request.options.environment, True)
-        folder = work.folder(config)
+        home = self._agent.registry.login().get("HOME") or os.path.expanduser("~")
+        folder = work.asked(request.options.work, home) or work.folder(config)
         place = plans.Place(
             job_path=config.host.job("JOB").path,
             main_py=config.main_py,

@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmoai_proto/v1/environment.proto\x12\rmoai_proto.v1\"\x19\n\x17ListEnvironmentsRequest\"\xfc\x01\n\x0b\x45nvironment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0e\n\x06prefix\x18\x03 \x01(\t\x12\x0e\n\x06python\x18\x04 \x01(\t\x12\x16\n\x0epython_version\x18\x05 \x01(\t\x12\x15\n\rtorch_version\x18\x06 \x01(\t\x12\x15\n\rmoreh_version\x18\x07 \x01(\t\x12:\n\x08packages\x18\x08 \x03(\x0b\x32(.moai_proto.v1.Environment.PackagesEntry\x1a/\n\rPackagesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"L\n\x18ListEnvironmentsResponse\x12\x30\n\x0c\x65nvironments\x18\x01 \x03(\x0b\x32\x1a.moai_proto.v1.Environment\"^\n\x17\x43heckEnvironmentRequest\x12\x13\n\x0b\x65nvironment\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\r\n\x05token\x18\x03 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x04 \x01(\t\"`\n\x05\x43heck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x07verdict\x18\x02 \x01(\x0e\x32\x16.moai_proto.v1.Verdict\x12\x10\n\x08\x65vidence\x18\x03 \x01(\t\x12\x0e\n\x06remedy\x18\x04 \x01(\t\"@\n\x18\x43heckEnvironmentResponse\x12$\n\x06\x63hecks\x18\x01 \x03(\x0b\x32\x14.moai_proto.v1.Check*p\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x0e\n\nVERDICT_OK\x10\x01\x12\x13\n\x0fVERDICT_WARNING\x10\x02\x12\x12\n\x0eVERDICT_FAILED\x10\x03\x12\x13\n\x0fVERDICT_SKIPPED\x10\x04\x32\xde\x01\n\x12\x45nvironmentService\x12\x63\n\x10ListEnvironments\x12&.moai_proto.v1.ListEnvironmentsRequest\x1a\'.moai_proto.v1.ListEnvironmentsResponse\x12\x63\n\x10\x43heckEnvironment\x12&.moai_proto.v1.CheckEnvironmentRequest\x1a\'.moai_proto.v1.CheckEnvironmentResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmoai_proto/v1/environment.proto\x12\rmoai_proto.v1\"\x19\n\x17ListEnvironmentsRequest\"\xfc\x01\n\x0b\x45nvironment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0e\n\x06prefix\x18\x03 \x01(\t\x12\x0e\n\x06python\x18\x04 \x01(\t\x12\x16\n\x0epython_version\x18\x05 \x01(\t\x12\x15\n\rtorch_version\x18\x06 \x01(\t\x12\x15\n\rmoreh_version\x18\x07 \x01(\t\x12:\n\x08packages\x18\x08 \x03(\x0b\x32(.moai_proto.v1.Environment.PackagesEntry\x1a/\n\rPackagesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"L\n\x18ListEnvironmentsResponse\x12\x30\n\x0c\x65nvironments\x18\x01 \x03(\x0b\x32\x1a.moai_proto.v1.Environment\"l\n\x17\x43heckEnvironmentRequest\x12\x13\n\x0b\x65nvironment\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\r\n\x05token\x18\x03 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x04 \x01(\t\x12\x0c\n\x04work\x18\x05 \x01(\t\"`\n\x05\x43heck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x07verdict\x18\x02 \x01(\x0e\x32\x16.moai_proto.v1.Verdict\x12\x10\n\x08\x65vidence\x18\x03 \x01(\t\x12\x0e\n\x06remedy\x18\x04 \x01(\t\"@\n\x18\x43heckEnvironmentResponse\x12$\n\x06\x63hecks\x18\x01 \x03(\x0b\x32\x14.moai_proto.v1.Check*p\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x0e\n\nVERDICT_OK\x10\x01\x12\x13\n\x0fVERDICT_WARNING\x10\x02\x12\x12\n\x0eVERDICT_FAILED\x10\x03\x12\x13\n\x0fVERDICT_SKIPPED\x10\x04\x32\xde\x01\n\x12\x45nvironmentService\x12\x63\n\x10ListEnvironments\x12&.moai_proto.v1.ListEnvironmentsRequest\x1a\'.moai_proto.v1.ListEnvironmentsResponse\x12\x63\n\x10\x43heckEnvironment\x12&.moai_proto.v1.CheckEnvironmentRequest\x1a\'.moai_proto.v1.CheckEnvironmentResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -23,8 +23,8 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
   _globals['_ENVIRONMENT_PACKAGESENTRY']._options = None
   _globals['_ENVIRONMENT_PACKAGESENTRY']._serialized_options = b'8\001'
-  _globals['_VERDICT']._serialized_start=670
-  _globals['_VERDICT']._serialized_end=782
+  _globals['_VERDICT']._serialized_start=684
+  _globals['_VERDICT']._serialized_end=796
   _globals['_LISTENVIRONMENTSREQUEST']._serialized_start=50
   _globals['_LISTENVIRONMENTSREQUEST']._serialized_end=75
   _globals['_ENVIRONMENT']._serialized_start=78
@@ -34,11 +34,11 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_LISTENVIRONMENTSRESPONSE']._serialized_start=332
   _globals['_LISTENVIRONMENTSRESPONSE']._serialized_end=408
   _globals['_CHECKENVIRONMENTREQUEST']._serialized_start=410
-  _globals['_CHECKENVIRONMENTREQUEST']._serialized_end=504
-  _globals['_CHECK']._serialized_start=506
-  _globals['_CHECK']._serialized_end=602
-  _globals['_CHECKENVIRONMENTRESPONSE']._serialized_start=604
-  _globals['_CHECKENVIRONMENTRESPONSE']._serialized_end=668
-  _globals['_ENVIRONMENTSERVICE']._serialized_start=785
-  _globals['_ENVIRONMENTSERVICE']._serialized_end=1007
+  _globals['_CHECKENVIRONMENTREQUEST']._serialized_end=518
+  _globals['_CHECK']._serialized_start=520
+  _globals['_CHECK']._serialized_end=616
+  _globals['_CHECKENVIRONMENTRESPONSE']._serialized_start=618
+  _globals['_CHECKENVIRONMENTRESPONSE']._serialized_end=682
+  _globals['_ENVIRONMENTSERVICE']._serialized_start=799
+  _globals['_ENVIRONMENTSERVICE']._serialized_end=1021
 # @@protoc_insertion_point(module_scope)

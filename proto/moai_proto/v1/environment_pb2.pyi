@@ -57,16 +57,18 @@ class ListEnvironmentsResponse(_message.Message):
     def __init__(self, environments: _Optional[_Iterable[_Union[Environment, _Mapping]]] = ...) -> None: ...
 
 class CheckEnvironmentRequest(_message.Message):
-    __slots__ = ("environment", "model", "token", "endpoint")
+    __slots__ = ("environment", "model", "token", "endpoint", "work")
     ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    WORK_FIELD_NUMBER: _ClassVar[int]
     environment: str
     model: str
     token: str
     endpoint: str
-    def __init__(self, environment: _Optional[str] = ..., model: _Optional[str] = ..., token: _Optional[str] = ..., endpoint: _Optional[str] = ...) -> None: ...
+    work: str
+    def __init__(self, environment: _Optional[str] = ..., model: _Optional[str] = ..., token: _Optional[str] = ..., endpoint: _Optional[str] = ..., work: _Optional[str] = ...) -> None: ...
 
 class Check(_message.Message):
     __slots__ = ("name", "verdict", "evidence", "remedy")

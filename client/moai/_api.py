@@ -1,0 +1,91 @@
+"""The way in for programs: hosts and jobs by name."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+from moai import _config, _index
+from moai._config import Config, HostConfig
+from moai._errors import MoaiError
+from moai._host import Host
+from moai._job import Job
+from moai._rpc import Say
+from moai._ssh.prompts import Prompter
+
+
+def config() -> Config:
+    """The laptop's settings as they are now. Raises UsageError listing every mistake."""
+    return _config.load()
+
+
+def connect(name: str = "", *, prompts: Prompter | None = None, say: Say | None = None, link: bool = True) -> Host:
+    """A host by its configured name, an SSH alias, ``user@host[:port]`` or ``local``.
+
+    Nothing is dialled before the first call. Without a name: the default or only host.
+    """
+    picked = config().pick(name)
+    if len(picked) > 1:
+        raise MoaiError("USAGE", f"{name!r} names {len(picked)} hosts", "name one")
+    return Host(picked[0], prompts, say, link)
+
+
+def hosts(names: str = "all", *, prompts: Prompter | None = None, say: Say | None = None) -> list[Host]:
+    """Several hosts: names and ``@group`` separated by commas, or ``all``."""
+    return [Host(one, prompts, say) for one in config().pick(names)]
+
+
+def job(text: str, *, on: str = "", prompts: Prompter | None = None, say: Say | None = None) -> Job:
+    """A job by id, unique prefix, ``HOST/JOB``, name or ``last``, wherever it runs.
+
+    Looked for in the laptop's index first, then on the host(s) named, else on the default one, else on
+    all. Raises NotFound (JOB_NOT_FOUND) and Conflict (JOB_AMBIGUOUS).
+    """
+    host_name, slash, rest = text.partition("/")
+    if slash and rest:
+        return connect(host_name, prompts=prompts, say=say).job(rest)
+    if on:
+        return _first_with(config().pick(on), text, prompts, say)
+    known = _index.find(text)
+    if len(known) > 1:
+        shown = ", ".join(f"{where}/{job_id}" for job_id, where in known[:5])
+        raise MoaiError("JOB_AMBIGUOUS", f"{text!r} fits several jobs: {shown}", "type more of the id")
+    if known:
+        job_id, where = known[0]
+        try:
+            return connect(where, prompts=prompts, say=say).job(job_id)
+        except MoaiError as error:
+            if error.reason != "JOB_NOT_FOUND":
+                raise
+            _index.forget(job_id)
+    settings = config()
+    if not settings.hosts:
+        raise MoaiError("JOB_NOT_FOUND", f"there is no job {text!r} known here", "moai remote jobs --on HOST")
+    return _first_with(list(settings.hosts.values()), text, prompts, say)
+
+
+def _first_with(candidates: list[HostConfig], text: str, prompts: Prompter | None, say: Say | None) -> Job:
+    if len(candidates) == 1:
+        return Host(candidates[0], prompts, say).job(text)
+    found: list[Job] = []
+    problems: list[MoaiError] = []
+
+    def ask(one: HostConfig) -> None:
+        try:
+            found.append(Host(one, prompts, say).job(text))
+        except MoaiError as error:
+            problems.append(error)
+
+    with ThreadPoolExecutor(min(16, len(candidates))) as pool:
+        list(pool.map(ask, candidates))
+    if text == "last" and found:
+        found.sort(key=lambda one: one.info.create_time.timestamp() if one.info.create_time else 0.0)
+        return found[-1]
+    if len(found) > 1:
+        shown = ", ".join(f"{one.host.name}/{one.id}" for one in found)
+        raise MoaiError("JOB_AMBIGUOUS", f"{text!r} fits several jobs: {shown}", "type HOST/JOB")
+    if found:
+        return found[0]
+    others = [p for p in problems if p.reason != "JOB_NOT_FOUND"]
+    if others:
+        raise others[0]
+    raise MoaiError("JOB_NOT_FOUND", f"there is no job {text!r} on {', '.join(c.name for c in candidates)}", "moai remote jobs")

@@ -1,0 +1,192 @@
+"""Streams of one job that survive cuts: events by sequence, log by offset, nothing twice, nothing lost.
+
+A stream that ends without its end marker was cut and is asked again from where it stopped, for as long
+as the caller listens: a dead link is never the end of a job. Runs in the caller's process; two threads
+when events and log are followed together.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from moai import _convert
+from moai._errors import HostUnreachable, MoaiError
+from moai._rpc import Backoff, Session
+from moai._types import Event, LogChunk
+from moai_proto.v1 import job_pb2, job_pb2_grpc
+
+#: Items kept between the network and a slow reader; the container's disk is the real buffer.
+_QUEUE_ITEMS = 64
+
+LinkReport = Callable[[MoaiError | None], None]
+"""Told of a lost link (the error) and of its return (None)."""
+
+
+def _ignore(error: MoaiError | None) -> None:
+    """The LinkReport of callers who do not care."""
+
+
+class Follower:
+    """Follows one job.
+
+    Args:
+        session: of the job's host. job_id: the full id.
+        on_link: see LinkReport; called from the reading thread.
+    """
+
+    def __init__(self, session: Session, job_id: str, on_link: LinkReport | None = None) -> None:
+        self._session, self._job = session, job_id
+        self._on_link = on_link or _ignore
+        self._closed = threading.Event()
+        self._calls: dict[int, Any] = {}
+        self._lock = threading.Lock()
+
+    # -- one stream ----------------------------------------------------------------------------
+
+    def events(self, after: int = 0, follow: bool = True) -> Iterator[Event]:
+        """Events with a sequence above ``after``, in order, once; ends with the terminal event.
+
+        With ``follow`` False it ends at the newest event. Raises MoaiError when the container refuses
+        (no such job, sign-in needed); never for a lost link.
+        """
+        last = after
+
+        def request() -> job_pb2.WatchEventsRequest:
+            return job_pb2.WatchEventsRequest(job=self._job, after_sequence=last, follow_disabled=not follow)
+
+        for answer in self._again("WatchEvents", request, lambda: not follow):
+            for message in answer.events:
+                if message.sequence <= last:
+                    continue
+                if message.sequence != last + 1:
+                    raise MoaiError(
+                        "INTERNAL", f"the journal of {self._job} jumps from event {last} to {message.sequence}"
+                    )
+                last = message.sequence
+                event = _convert.event(self._session.host.name, self._job, message)
+                yield event
+                if event.is_last:
+                    return
+
+    def log(self, offset: int = 0, follow: bool = True) -> Iterator[LogChunk]:
+        """Bytes of the log from ``offset`` (negative: so many before the end), in order, once."""
+        at = offset
+
+        def request() -> job_pb2.ReadLogRequest:
+            return job_pb2.ReadLogRequest(job=self._job, offset=at, follow=follow)
+
+        ended = False
+
+        def is_done() -> bool:
+            return ended or not follow
+
+        for answer in self._again("ReadLog", request, is_done):
+            if answer.data:
+                at = answer.offset + len(answer.data)
+                yield LogChunk(self._session.host.name, self._job, answer.offset, answer.data)
+            if answer.end_reached:
+                ended = True
+                return
+
+    def _again(self, method: str, request: Callable[[], Any], is_done: Callable[[], bool]) -> Iterator[Any]:
+        """The messages of a stream that is asked again whenever it was cut."""
+        backoff = Backoff()
+        lost = connected_once = False
+        while not self._closed.is_set():
+            try:
+                for answer in self._session.stream(job_pb2_grpc.JobServiceStub, method, request(), self._opened):
+                    connected_once = True
+                    backoff.tries = 0
+                    if lost:
+                        lost = False
+                        self._on_link(None)
+                    yield answer
+                if is_done():
+                    return
+                # Cut without an error (an agent that was asked to leave): the same as an error.
+            except HostUnreachable as error:
+                if self._closed.is_set():
+                    return
+                if not connected_once and error.reason != "LINK_LOST" and not backoff.tries:
+                    raise
+                if not lost:
+                    lost = True
+                    self._on_link(error)
+            self._pause(backoff.next_s())
+
+    def _opened(self, call: Any) -> None:
+        with self._lock:
+            # One stream a thread: a new call replaces the one that was cut.
+            self._calls[threading.get_ident()] = call
+            closed = self._closed.is_set()
+        if closed:
+            call.cancel()
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, but not across a sleep of the laptop: on waking the link is tried at once."""
+        end_s = time.monotonic() + seconds
+        skew_s = time.time() - time.monotonic()
+        while not self._closed.is_set():
+            left_s = end_s - time.monotonic()
+            if left_s <= 0 or abs(time.time() - time.monotonic() - skew_s) > 5.0:
+                return
+            self._closed.wait(min(left_s, 1.0))
+
+    def close(self) -> None:
+        """End all streams of this follower; harmless when repeated."""
+        with self._lock:
+            self._closed.set()
+            calls, self._calls = list(self._calls.values()), {}
+        for call in calls:
+            call.cancel()
+
+    # -- both streams --------------------------------------------------------------------------
+
+    def both(self, after: int = 0, offset: int = 0) -> Iterator[Event | LogChunk]:
+        """Events and log together; the terminal event comes last, after the whole log."""
+        items: queue.Queue[Any] = queue.Queue(_QUEUE_ITEMS)
+        threads = [
+            threading.Thread(target=self._pump, args=(items, make), name="moai-follow", daemon=True)
+            for make in (lambda: self.events(after), lambda: self.log(offset))
+        ]
+        for thread in threads:
+            thread.start()
+        last: Event | None = None
+        running = len(threads)
+        try:
+            while running:
+                item = items.get()
+                if item is None:
+                    running -= 1
+                elif isinstance(item, BaseException):
+                    raise item
+                elif isinstance(item, Event) and item.is_last:
+                    last = item
+                else:
+                    yield item
+            if last is not None:
+                yield last
+        finally:
+            self.close()
+
+    def _pump(self, items: queue.Queue[Any], make: Callable[[], Iterator[Any]]) -> None:
+        try:
+            for item in make():
+                if not self._put(items, item):
+                    return
+            self._put(items, None)
+        except Exception as error:  # An edge: handed to the reader, who raises it.
+            self._put(items, error)
+
+    def _put(self, items: queue.Queue[Any], item: Any) -> bool:
+        while not self._closed.is_set():
+            try:
+                items.put(item, timeout=0.5)
+                return True
+            except queue.Full:
+                continue
+        return False

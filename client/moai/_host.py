@@ -1,0 +1,328 @@
+"""One container from Python: devices, environments, jobs, files.
+
+A ``Host`` may be used from several threads. It connects on first use, through the link that the command
+line shares (or by itself with ``link=False``), and holds nothing a job needs: closing it ends no job.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from moai import _convert, _files, _index, _submit
+from moai import _types as t
+from moai._config import HostConfig
+from moai._errors import MoaiError
+from moai._job import Job
+from moai._options import DEFAULT_ACCELERATOR, JobOptions, hub_endpoint, hub_token, with_token
+from moai._rpc import Say, Session
+from moai._ssh.prompts import Prompter
+from moai_proto.v1 import (
+    agent_pb2,
+    agent_pb2_grpc,
+    dataset_pb2,
+    dataset_pb2_grpc,
+    device_pb2,
+    device_pb2_grpc,
+    environment_pb2,
+    environment_pb2_grpc,
+    job_pb2,
+    job_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+    training_pb2,
+    training_pb2_grpc,
+)
+
+_JOBS = job_pb2_grpc.JobServiceStub
+
+
+class Host:
+    """A configured container, an SSH alias, ``user@host``, or ``local``.
+
+    Args:
+        config: its settings. prompts: who answers questions while connecting; nobody by default.
+        say: called with progress for people. link: share the connection with other commands.
+    """
+
+    def __init__(self, config: HostConfig, prompts: Prompter | None = None, say: Say | None = None, link: bool = True) -> None:
+        self.config = config
+        self.session = Session(config, prompts, say, link)
+
+    def __repr__(self) -> str:
+        return f"<moai.Host {self.name} ({self.config.address})>"
+
+    def __enter__(self) -> Host:  # noqa: PYI034 - Self is newer than 3.10
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    @property
+    def name(self) -> str:
+        """What the configuration calls it."""
+        return self.config.name
+
+    def close(self) -> None:
+        """Release the channel; link, agent and jobs stay."""
+        self.session.close()
+
+    # -- the host ------------------------------------------------------------------------------
+
+    def info(self) -> t.HostInfo:
+        """Facts about the agent and its host."""
+        answer = self.session.call(agent_pb2_grpc.AgentServiceStub, "GetAgent", agent_pb2.GetAgentRequest())
+        return _convert.host_info(self.name, answer)
+
+    def down(self) -> None:
+        """End the agent; jobs go on, and the next call starts it again."""
+        self.session.call(agent_pb2_grpc.AgentServiceStub, "Shutdown", agent_pb2.ShutdownRequest())
+
+    def up(self) -> dict[str, Any]:
+        """Install this moai's agent, replacing an older one; returns its facts. Jobs go on."""
+        if self.config.is_local:
+            self.session.call(agent_pb2_grpc.AgentServiceStub, "GetAgent", agent_pb2.GetAgentRequest())
+            return {"digest": self.info().digest, "version": self.info().version}
+        return self.session.link_call("Up")
+
+    def devices(self, environment: str = "", timeout_s: float = 15.0) -> t.DeviceReport:
+        """The accelerators as the container's own tool shows them."""
+        request = device_pb2.ListDevicesRequest(environment=environment, timeout_seconds=timeout_s)
+        stub = device_pb2_grpc.DeviceServiceStub
+        answer = self.session.call(stub, "ListDevices", request, timeout_s=timeout_s + 45.0)
+        return _convert.devices(self.name, answer)
+
+    def environments(self) -> list[t.Environment]:
+        """Python environments of the container, looked up anew."""
+        stub = environment_pb2_grpc.EnvironmentServiceStub
+        answer = self.session.call(stub, "ListEnvironments", environment_pb2.ListEnvironmentsRequest(), timeout_s=120.0)
+        return [_convert.environment(e) for e in answer.environments]
+
+    def check(self, model: str = "", environment: str = "") -> list[t.Check]:
+        """The checks made on the container, in the order a person would make them."""
+        request = environment_pb2.CheckEnvironmentRequest(
+            environment=environment or self.config.environment,
+            model=model,
+            token=hub_token()[0],
+            endpoint=hub_endpoint(),
+            work=self.config.work,
+        )
+        stub = environment_pb2_grpc.EnvironmentServiceStub
+        answer = self.session.call(stub, "CheckEnvironment", request, timeout_s=180.0)
+        return [_convert.check(c) for c in answer.checks]
+
+    # -- jobs ----------------------------------------------------------------------------------
+
+    def made(self, message: job_pb2.Job) -> Job:
+        """A job that was just submitted; remembered in the laptop's index."""
+        info = _convert.job(self.name, message)
+        _index.remember(info.id, self.name)
+        return Job(self, info)
+
+    def jobs(self, limit: int = 1000) -> list[t.JobInfo]:
+        """Jobs of this container, newest first."""
+        found: list[t.JobInfo] = []
+        token = ""
+        while len(found) < limit:
+            request = job_pb2.ListJobsRequest(page_size=min(500, limit - len(found)), page_token=token)
+            answer = self.session.call(_JOBS, "ListJobs", request)
+            found += [_convert.job(self.name, m) for m in answer.jobs]
+            token = answer.next_page_token
+            if not token:
+                break
+        return found
+
+    def job(self, text: str) -> Job:
+        """A job by id, unique prefix, name or ``last``."""
+        answer = self.session.call(_JOBS, "GetJob", job_pb2.GetJobRequest(job=text))
+        info = _convert.job(self.name, answer.job)
+        _index.remember_if_new(info.id, self.name)
+        return Job(self, info)
+
+    def run(
+        self,
+        arguments: Sequence[str],
+        options: JobOptions | None = None,
+        *,
+        kind: str = "run",
+        expected_paths: Sequence[str] = (),
+        trust_exit_code: bool = False,
+        log_pattern: str = "",
+    ) -> Job:
+        """Start a command as a job; returns as soon as the container has it on disk.
+
+        Args:
+            arguments: program and arguments, byte for byte; no shell.
+            kind: ``run``, or ``train`` for a training script (judged by its log as well as its exit
+                code; claims the accelerator).
+            expected_paths: files that must exist in the end. trust_exit_code: only the code decides.
+            log_pattern: regular expression with named groups step, total, loss, ... for own formats.
+        """
+        options = options or JobOptions()
+        _submit.refuse_missing_script(self, arguments, options)
+        request = job_pb2.RunCommandRequest(
+            options=options.message(self.config),
+            arguments=list(arguments),
+            kind=kind,
+            expected_paths=list(expected_paths),
+            exit_code_trusted=trust_exit_code,
+            log_pattern=log_pattern,
+        )
+        return self.made(self.session.call(_JOBS, "RunCommand", request, timeout_s=120.0).job)
+
+    def download(
+        self, repo: str, options: JobOptions | None = None, *, type: str = "model", revision: str = "", output: str = ""
+    ) -> Job:
+        """Fetch a model or dataset of the Hub into the container's cache (or the folder ``output``)."""
+        message = with_token(options or JobOptions()).message(self.config)
+        request = model_pb2.DownloadModelRequest(options=message, repo=_repo(repo, type, revision), output=output)
+        return self.made(self.session.call(model_pb2_grpc.ModelServiceStub, "DownloadModel", request, timeout_s=120.0).job)
+
+    def plan_download(self, repo: str, type: str = "model", revision: str = "") -> t.DownloadPlan:
+        """What ``download`` would fetch; the Hub's refusals (licence, token, 404) come as typed errors."""
+        request = model_pb2.PlanDownloadRequest(repo=_repo(repo, type, revision), token=hub_token()[0])
+        answer = self.session.call(model_pb2_grpc.ModelServiceStub, "PlanDownload", request, timeout_s=120.0)
+        return t.DownloadPlan(
+            answer.commit, answer.size_bytes, answer.file_count, dict(answer.left_out), answer.free_bytes, answer.folder
+        )
+
+    def prepare(
+        self,
+        dataset: str,
+        model: str,
+        options: JobOptions | None = None,
+        *,
+        template: str = "",
+        block_size: int = 0,
+        sample: int = 0,
+        output: str = "",
+        file_name: str = "",
+        revision: str = "",
+        model_revision: str = "",
+    ) -> Job:
+        """Tokenise a dataset for a model.
+
+        Args:
+            dataset: Hub id (``ORG/NAME`` or ``ORG/NAME:CONFIG``), a path on the container, or
+                ``laptop:PATH`` (copied there first).
+            template: name, ``laptop:PATH``, path on the container, or text. block_size: ids a row (1024).
+            sample: rows a split at most. output: folder of the result. file_name: of the ``.pt`` in it.
+        """
+        spec = _submit.dataset_spec(
+            self, dataset, template=template, block_size=block_size, sample=sample, output=output,
+            file_name=file_name, revision=revision,
+        )  # fmt: skip
+        request = dataset_pb2.PrepareDatasetRequest(
+            options=with_token(options or JobOptions()).message(self.config),
+            dataset=spec,
+            model=model,
+            model_revision=model_revision,
+            endpoint=hub_endpoint(),
+        )
+        stub = dataset_pb2_grpc.DatasetServiceStub
+        return self.made(self.session.call(stub, "PrepareDataset", request, timeout_s=120.0).job)
+
+    def train(
+        self,
+        model: str,
+        dataset: str,
+        options: JobOptions | None = None,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        **recipe: Any,
+    ) -> Job:
+        """Download, prepare, train and verify as one job on the container.
+
+        Args:
+            model: Hub id or a folder on the container. dataset: as in ``prepare``.
+            settings: further settings of the recipe, or TrainingArguments by name.
+            recipe: ``method`` (full, lora), ``max_steps``, ``epochs``, ``batch_size``,
+                ``learning_rate``, ``block_size``, ``template``, ``sample``, ``output``, ``smoke``,
+                ``model_revision``, ``dataset_revision``, ``dataset_output``.
+        """
+        options = _submit.claiming(options or JobOptions())
+        request = training_pb2.StartTrainingRequest(
+            options=with_token(options).message(self.config),
+            training=_submit.training_spec(self, model, dataset, settings or {}, recipe),
+        )
+        stub = training_pb2_grpc.TrainingServiceStub
+        return self.made(self.session.call(stub, "StartTraining", request, timeout_s=120.0).job)
+
+    def plan_training(
+        self,
+        model: str,
+        dataset: str,
+        options: JobOptions | None = None,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        **recipe: Any,
+    ) -> t.TrainingPlan:
+        """What ``train`` would do; nothing is written (a ``laptop:`` file is not sent either)."""
+        options = _submit.claiming(options or JobOptions())
+        request = training_pb2.PlanTrainingRequest(
+            options=options.message(self.config),
+            training=_submit.training_spec(self, model, dataset, settings or {}, recipe, upload=False),
+        )
+        stub = training_pb2_grpc.TrainingServiceStub
+        answer = self.session.call(stub, "PlanTraining", request, timeout_s=120.0)
+        plan = json.loads(answer.plan_json)
+        return t.TrainingPlan(tuple(plan["steps"]), answer.output, answer.environment, answer.environment_reason)
+
+    def generate(
+        self,
+        model: str,
+        prompts: Sequence[str] = (),
+        options: JobOptions | None = None,
+        *,
+        prompt_file: str = "",
+        template: str = "",
+        max_new_tokens: int = 0,
+        compare: bool = False,
+    ) -> Job:
+        """Answer prompts with a job's result, a folder or a Hub model; see ``generated`` for the texts."""
+        options = _submit.claiming(options or JobOptions())
+        request = training_pb2.GenerateRequest(
+            options=with_token(options).message(self.config),
+            model=model,
+            prompts=list(prompts),
+            prompt_file=_submit.on_host(self, prompt_file),
+            template=template,
+            max_new_tokens=max_new_tokens,
+            compare=compare,
+            endpoint=hub_endpoint(),
+        )
+        stub = training_pb2_grpc.TrainingServiceStub
+        return self.made(self.session.call(stub, "Generate", request, timeout_s=120.0).job)
+
+    def generated(self, job: Job) -> list[dict[str, Any]]:
+        """The answers of an ended ``generate`` job: ``{"prompt", "text", "base_text"}`` each."""
+        raw = self.read(f"{job.refresh().folder}/generated.jsonl")
+        return [json.loads(line) for line in raw.decode("utf-8").splitlines() if line.strip()]
+
+    # -- files ---------------------------------------------------------------------------------
+
+    def read(self, path: str) -> bytes:
+        """A whole file of the container; for small ones."""
+        from moai_proto.v1 import file_pb2, file_pb2_grpc
+
+        parts = self.session.stream(file_pb2_grpc.FileServiceStub, "GetFiles", file_pb2.GetFilesRequest(path=path))
+        return b"".join(part.data for part in parts)
+
+    def pull(self, path: str, target: str | Path = ".", only: str = "", say: _files.Report | None = None) -> Path:
+        """Copy a file or folder from the container into the folder ``target``; see docs/files.md."""
+        return _files.pull(self.session, path, Path(target), only, say)
+
+    def push(self, path: str | Path, target: str = "", say: _files.Report | None = None) -> str:
+        """Copy a file or folder to the container; returns its absolute path there."""
+        return _files.push(self.session, Path(path).expanduser(), target, say)
+
+
+def _repo(repo: str, type: str, revision: str) -> model_pb2.HubRepo:
+    if type not in ("model", "dataset"):
+        raise MoaiError("USAGE", f"a repository is a model or a dataset, not {type!r}")
+    return model_pb2.HubRepo(id=repo, type=type, revision=revision, endpoint=hub_endpoint())
+
+
+__all__ = ["DEFAULT_ACCELERATOR", "Host"]

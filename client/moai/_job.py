@@ -1,0 +1,210 @@
+"""A job as a Python object: look, follow, wait, end, resume.
+
+Runs in the caller's process; every method is a call to the container's agent and survives a broken
+link. Forgetting the object changes nothing: the job is a folder on the container.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from moai import _convert, _index
+from moai._errors import ENDINGS, MoaiError, WaitTimeout
+from moai._follow import Follower, LinkReport
+from moai._options import JobOptions, owner, setting, with_token
+from moai._types import Event, JobInfo, LogChunk
+from moai_proto.v1 import job_pb2, job_pb2_grpc
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from moai._host import Host
+
+_STUB = job_pb2_grpc.JobServiceStub
+
+
+class Job:
+    """One job of one host. Made by ``Host.run``, ``Host.train``, ``Host.job`` or ``moai.job``.
+
+    Attributes:
+        host: where it runs. info: as it was when last asked (``refresh`` asks again).
+    """
+
+    def __init__(self, host: Host, info: JobInfo) -> None:
+        self.host = host
+        self.info = info
+
+    def __repr__(self) -> str:
+        return f"<moai.Job {self.host.name}/{self.info.id} {self.info.state}>"
+
+    @property
+    def id(self) -> str:
+        """Its id, unique everywhere."""
+        return self.info.id
+
+    @property
+    def state(self) -> str:
+        """The state when last asked."""
+        return self.info.state
+
+    def refresh(self) -> JobInfo:
+        """Ask the container; also sets ``info``."""
+        answer = self.host.session.call(_STUB, "GetJob", job_pb2.GetJobRequest(job=self.id))
+        self.info = _convert.job(self.host.name, answer.job)
+        return self.info
+
+    def spec_and_plan(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """``spec.json`` and ``plan.json`` as kept on the container (no secret is in them)."""
+        answer = self.host.session.call(_STUB, "GetJob", job_pb2.GetJobRequest(job=self.id))
+        return json.loads(answer.spec_json), json.loads(answer.plan_json)
+
+    # -- following -----------------------------------------------------------------------------
+
+    def events(self, after: int = 0, follow: bool = True, on_link: LinkReport | None = None) -> Iterator[Event]:
+        """Events with a sequence above ``after``: 1..N in order, once, across cuts of the link.
+
+        Blocks while the job runs; ends after the terminal event. ``follow`` False ends at the newest.
+        """
+        follower = Follower(self.host.session, self.id, on_link)
+        try:
+            yield from follower.events(after, follow)
+        finally:
+            follower.close()
+
+    def log(self, offset: int = 0, follow: bool = False, on_link: LinkReport | None = None) -> Iterator[bytes]:
+        """The log's bytes from ``offset`` (negative: so many before the end), exactly as written."""
+        follower = Follower(self.host.session, self.id, on_link)
+        try:
+            for chunk in follower.log(offset, follow):
+                yield chunk.data
+        finally:
+            follower.close()
+
+    def stream(self, after: int = 0, offset: int = 0, on_link: LinkReport | None = None) -> Iterator[Event | LogChunk]:
+        """Events and log together; the terminal event is the last item, after the whole log."""
+        follower = Follower(self.host.session, self.id, on_link)
+        try:
+            yield from follower.both(after, offset)
+        finally:
+            follower.close()
+
+    def wait(self, timeout: float | None = None, check: bool = True) -> JobInfo:
+        """Block until the job has ended.
+
+        Args:
+            timeout: seconds; None waits for ever.
+            check: raise unless it SUCCEEDED.
+
+        Raises:
+            WaitTimeout: it still runs (and goes on). JobFailed, JobCancelled, JobInterrupted,
+            JobUnknown: how it ended, with ``error.job``.
+        """
+        info = self.refresh()
+        if not info.ended:
+            info = self._wait_ended(timeout)
+        if check and info.state != "SUCCEEDED":
+            raise ending(info)
+        return info
+
+    def _wait_ended(self, timeout: float | None) -> JobInfo:
+        follower = Follower(self.host.session, self.id)
+        timer = None
+        expired = threading.Event()
+        if timeout is not None:
+
+            def expire() -> None:
+                expired.set()
+                follower.close()
+
+            timer = threading.Timer(max(0.0, timeout), expire)
+            timer.daemon = True
+            timer.start()
+        try:
+            for event in follower.events(self.info.last_sequence):
+                if event.is_last:
+                    return self.refresh()
+        except MoaiError:
+            if not expired.is_set():
+                raise
+        finally:
+            follower.close()
+            if timer is not None:
+                timer.cancel()
+        if expired.is_set():
+            raise WaitTimeout(
+                "TIMED_OUT", f"job {self.id} has not ended within {timeout:g} s; it goes on", f"moai remote attach {self.id}"
+            )
+        # The journal ended without our seeing it (it had ended between two looks).
+        return self.refresh()
+
+    # -- changing ------------------------------------------------------------------------------
+
+    def cancel(self, grace_s: float = 10.0, force: bool = False) -> JobInfo:
+        """Ask for its end: SIGTERM to every process of it, SIGKILL after ``grace_s``. Idempotent."""
+        request = job_pb2.CancelJobRequest(job=self.id, owner=owner(), force=force, grace_seconds=grace_s)
+        answer = self.host.session.call(_STUB, "CancelJob", request)
+        self.info = _convert.job(self.host.name, answer.job)
+        return self.info
+
+    def delete(self, force: bool = False) -> None:
+        """Remove the job folder of an ended job; results in the work folder stay."""
+        self.host.session.call(_STUB, "DeleteJob", job_pb2.DeleteJobRequest(job=self.id, owner=owner(), force=force))
+        _index.forget(self.id)
+
+    def checkpoint(self, force: bool = False) -> None:
+        """Tell a running recipe to save a checkpoint after its current step."""
+        self._signal(job_pb2.JOB_SIGNAL_CHECKPOINT, force)
+
+    def stop(self, force: bool = False) -> None:
+        """Tell a running recipe to save and end after its current step."""
+        self._signal(job_pb2.JOB_SIGNAL_STOP, force)
+
+    def _signal(self, signal: job_pb2.JobSignal, force: bool) -> None:
+        request = job_pb2.SignalJobRequest(job=self.id, signal=signal, owner=owner(), force=force)
+        self.host.session.call(_STUB, "SignalJob", request)
+
+    def resume(self, settings: Mapping[str, Any] | None = None, options: JobOptions | None = None) -> Job:
+        """A new job, linked to this ended one, that goes on from its newest checkpoint.
+
+        Args:
+            settings: settings of the recipe to change, for example ``{"max_steps": 40}``.
+        """
+        request = job_pb2.ResumeJobRequest(
+            job=self.id,
+            options=with_token(options or JobOptions()).message(self.host.config),
+            settings={k: setting(v) for k, v in (settings or {}).items()},
+        )
+        answer = self.host.session.call(_STUB, "ResumeJob", request)
+        return self.host.made(answer.job)
+
+    # -- results -------------------------------------------------------------------------------
+
+    def pull(self, target: str | Path = ".", only: str = "", say: Any = None) -> Path:
+        """Copy the job's results to ``target/NAME``; see ``Host.pull``.
+
+        Raises NotFound (OUTPUT_MISSING) when the job has none.
+        """
+        info = self.refresh()
+        if not info.output:
+            raise MoaiError("FILE_NOT_FOUND", f"job {self.id} has no result folder", f"moai remote show {self.id}")
+        return self.host.pull(info.output, target, only=only, say=say)
+
+
+def ending(info: JobInfo) -> MoaiError:
+    """The exception of a job that did not succeed."""
+    reason = info.reason
+    code = reason.code if reason else {"CANCELLED": "CANCELLED", "UNKNOWN": "SUPERVISOR_LOST"}.get(info.state, "COMMAND_FAILED")
+    message = reason.message if reason else f"job {info.id} ended as {info.state}"
+    error = ENDINGS[info.state](code, message, (reason.next if reason else "") or f"moai remote logs {info.id}")
+    error.job = info
+    return error
+
+
+def wait_all(jobs: list[Job], timeout: float | None = None) -> list[JobInfo]:
+    """Wait for several jobs; raises WaitTimeout when one has not ended in time, nothing else."""
+    end_s = None if timeout is None else time.monotonic() + timeout
+    return [job.wait(None if end_s is None else max(0.0, end_s - time.monotonic()), check=False) for job in jobs]

@@ -1,0 +1,140 @@
+"""What every submission carries: who, under which request id, with which environment and secrets.
+
+Runs in the caller's process. The Hub's token is looked for on the laptop only here; it travels as a
+secret of the job and is never written.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import platform
+import re
+import socket
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from moai._config import HostConfig
+from moai._errors import MoaiError
+from moai._version import __version__
+from moai_proto.v1 import job_pb2
+
+#: One accelerator's queue is named so when the user names none.
+DEFAULT_ACCELERATOR = "default"
+
+_REQUEST_ID = re.compile(r"^[A-Za-z0-9_.-]{8,128}$")
+_VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
+#: What would change the programs a job runs before they start; refused unless it is given with --setenv.
+_RISKY = ("LD_", "DYLD_", "PYTHONSTARTUP", "PYTHONHOME", "BASH_ENV", "ENV")
+
+
+@dataclass
+class JobOptions:
+    """Options common to everything that becomes a job.
+
+    Attributes:
+        name: for people. environment: conda name, folder or interpreter on the container.
+        variables: added to the job's environment. secrets: kept in the supervisor's memory only.
+        workdir: working folder on the container. accelerator: whose queue to wait in; "" = none.
+        max_duration_s: of the whole job; 0 = no limit. request_id: 8 to 128 of ``[A-Za-z0-9_.-]``;
+        repeating a request with the same id finds the first job. setup: shell lines run before each
+        command. work: folder for models, datasets and results.
+    """
+
+    name: str = ""
+    environment: str = ""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    workdir: str = ""
+    accelerator: str = ""
+    max_duration_s: float = 0.0
+    request_id: str = ""
+    setup: str = ""
+    work: str = ""
+
+    def message(self, host: HostConfig) -> job_pb2.JobOptions:
+        """The wire form, completed from the host's settings. Raises MoaiError (USAGE)."""
+        request_id = self.request_id or new_request_id()
+        if not _REQUEST_ID.match(request_id):
+            raise MoaiError("USAGE", f"request id {request_id!r} is not 8 to 128 of [A-Za-z0-9_.-]", "choose another one")
+        for name in [*self.variables, *self.secrets]:
+            if not _VARIABLE.match(name):
+                raise MoaiError("USAGE", f"{name!r} is not the name of a variable", "use letters, digits and _")
+        for name in self.secrets:
+            if name.startswith(_RISKY):
+                raise MoaiError("USAGE", f"{name} cannot be a secret: it changes how programs start", f"--setenv {name}=VALUE")
+        if self.max_duration_s < 0:
+            raise MoaiError("USAGE", f"the longest duration is negative: {self.max_duration_s:g} s", "--max-duration 2h")
+        return job_pb2.JobOptions(
+            request_id=request_id,
+            name=self.name,
+            owner=owner(),
+            environment=self.environment or host.environment,
+            variables=dict(self.variables),
+            secrets=dict(self.secrets),
+            workdir=self.workdir,
+            accelerator=self.accelerator,
+            max_duration_seconds=self.max_duration_s,
+            labels={"moai": __version__, "machine": platform.node(), "system": platform.system()},
+            setup=self.setup,
+            work=self.work or host.work,
+            proxy=host.proxy,
+        )
+
+
+def new_request_id() -> str:
+    """A request id nobody has used."""
+    return uuid.uuid4().hex
+
+
+def owner() -> str:
+    """``user@laptop``: whose jobs are whose."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def hub_token() -> tuple[str, str]:
+    """The laptop's Hub token and where it was found; ("", "") when there is none.
+
+    Order as in huggingface_hub: ``HF_TOKEN``, then the file it keeps (``HF_TOKEN_PATH``,
+    ``HF_HOME/token``, ``~/.cache/huggingface/token``).
+    """
+    value = os.environ.get("HF_TOKEN", "").strip()
+    if value:
+        return value, "HF_TOKEN"
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or os.path.join(cache, "huggingface")
+    path = Path(os.environ.get("HF_TOKEN_PATH") or os.path.join(home, "token")).expanduser()
+    try:
+        value = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return "", ""
+    return (value, str(path)) if value else ("", "")
+
+
+def hub_endpoint() -> str:
+    """The laptop's ``HF_ENDPOINT``; "" leaves it to the container."""
+    return os.environ.get("HF_ENDPOINT", "").rstrip("/")
+
+
+def with_token(options: JobOptions) -> JobOptions:
+    """The options with the laptop's Hub token as the secret HF_TOKEN, unless one is given."""
+    import dataclasses
+
+    token, _ = hub_token()
+    if not token or "HF_TOKEN" in options.secrets or "HF_TOKEN" in options.variables:
+        return options
+    return dataclasses.replace(options, secrets={**options.secrets, "HF_TOKEN": token})
+
+
+def setting(value: Any) -> str:
+    """A recipe setting's wire form: text as it is, everything else as JSON."""
+    import json
+
+    return value if isinstance(value, str) else json.dumps(value)

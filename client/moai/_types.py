@@ -1,0 +1,345 @@
+"""What callers get back: plain, frozen values, free of gRPC.
+
+Times are aware ``datetime`` in UTC by the container's clock; sizes are bytes unless the name says MiB.
+``None`` means unknown. ``as_dict`` gives the stable JSON form described in docs/json.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+#: States after which nothing changes any more.
+TERMINAL_STATES = ("SUCCEEDED", "FAILED", "CANCELLED", "INTERRUPTED", "UNKNOWN")
+
+
+def iso(moment: datetime | None) -> str | None:
+    """RFC 3339 in UTC with microseconds, or None."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if moment else None
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why something is as it is; ``code`` is the name of an ErrorReason."""
+
+    code: str
+    message: str
+    next: str = ""
+    details: dict[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, str]:
+        """JSON form."""
+        return {"code": self.code, "message": self.message, "next": self.next}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a job."""
+
+    name: str
+    state: str
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the running step is, in ``unit`` (bytes, rows, steps or files)."""
+
+    done: float | None
+    total: float | None
+    unit: str
+    rate: float | None
+    eta_seconds: float | None
+    as_of: datetime | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            "step": self.done,
+            "total": self.total,
+            "unit": self.unit,
+            "rate": self.rate,
+            "eta_seconds": self.eta_seconds,
+            "as_of": iso(self.as_of),
+        }
+
+
+@dataclass(frozen=True)
+class JobInfo:
+    """A job as it was when asked.
+
+    Attributes:
+        state: QUEUED, STARTING, RUNNING, STOPPING, SUCCEEDED, FAILED, CANCELLED, INTERRUPTED, UNKNOWN.
+        reason: why; None while all is well. conditions: (type, text) beside the state.
+        exit_code: of the last step, 128 + n for signal n. output: result folder on the container.
+        metrics: the latest by name. losses: (training step, loss), thinned to 512 points.
+        last_sequence, log_bytes: size of journal and log so far.
+    """
+
+    host: str
+    id: str
+    name: str
+    owner: str
+    command: str
+    kind: str
+    state: str
+    phase: str
+    reason: Reason | None
+    create_time: datetime | None
+    start_time: datetime | None
+    end_time: datetime | None
+    exit_code: int | None
+    steps: tuple[Step, ...]
+    progress: Progress | None
+    output: str
+    parent: str
+    conditions: tuple[tuple[str, str], ...]
+    pid: int
+    environment: str
+    environment_reason: str
+    metrics: dict[str, float]
+    metrics_step: int | None
+    losses: tuple[tuple[int, float], ...]
+    folder: str
+    request_id: str
+    last_sequence: int
+    log_bytes: int
+
+    @property
+    def ended(self) -> bool:
+        """Nothing changes any more."""
+        return self.state in TERMINAL_STATES
+
+    def as_dict(self) -> dict[str, Any]:
+        """An entry of ``moai.jobs/1``."""
+        return {
+            "host": self.host,
+            "job": self.id,
+            "name": self.name,
+            "owner": self.owner,
+            "kind": self.kind,
+            "command": self.command,
+            "state": self.state,
+            "phase": self.phase,
+            "reason": self.reason.as_dict() if self.reason else None,
+            "conditions": [{"type": t, "message": m} for t, m in self.conditions],
+            "create_time": iso(self.create_time),
+            "start_time": iso(self.start_time),
+            "end_time": iso(self.end_time),
+            "exit_code": self.exit_code,
+            "steps": [{"name": s.name, "state": s.state} for s in self.steps],
+            "progress": self.progress.as_dict() if self.progress else None,
+            "output": self.output,
+            "parent": self.parent or None,
+        }
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event of a job's journal; ``sequence`` is 1..N without gap.
+
+    ``type`` is state, step, phase, progress, metric, message, artifact or gap; ``data`` is described
+    per type in docs/json.md.
+    """
+
+    host: str
+    job: str
+    sequence: int
+    time: datetime | None
+    step: str
+    type: str
+    data: dict[str, Any]
+
+    @property
+    def is_last(self) -> bool:
+        """The terminal event: nothing follows it."""
+        return self.type == "state" and self.data.get("state") in TERMINAL_STATES
+
+    def as_dict(self) -> dict[str, Any]:
+        """A line of the event stream."""
+        return {
+            "host": self.host,
+            "job": self.job,
+            "sequence": self.sequence,
+            "time": iso(self.time),
+            "step": self.step,
+            "type": self.type,
+            "data": self.data,
+        }
+
+
+@dataclass(frozen=True)
+class LogChunk:
+    """Bytes of a job's log, beginning at ``offset``."""
+
+    host: str
+    job: str
+    offset: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class DeviceProcess:
+    """A process that holds a device."""
+
+    job_id: int | None
+    pid: int | None
+    command: str
+    memory_used_mib: int | None
+
+
+@dataclass(frozen=True)
+class Device:
+    """One accelerator."""
+
+    id: int
+    name: str
+    flavor: str
+    is_default: bool
+    memory_used_mib: int | None
+    memory_total_mib: int | None
+    memory_used_percent: float | None
+    utilization_percent: float | None
+    processes: tuple[DeviceProcess, ...]
+
+
+@dataclass(frozen=True)
+class DeviceReport:
+    """What the container's device tool said: ``provider`` is moreh-smi, ap-smi, nvml or cpu."""
+
+    host: str
+    provider: str
+    platform_version: str
+    latest_version: str
+    devices: tuple[Device, ...]
+    messages: tuple[str, ...]
+    error: Reason | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """An entry of ``moai.devices/1``."""
+        return {
+            "host": self.host,
+            "provider": self.provider or None,
+            "platform_version": self.platform_version or None,
+            "latest_version": self.latest_version or None,
+            "devices": [
+                {
+                    "id": d.id,
+                    "name": d.name or None,
+                    "flavor": d.flavor or None,
+                    "is_default": d.is_default,
+                    "memory_used_mib": d.memory_used_mib,
+                    "memory_total_mib": d.memory_total_mib,
+                    "memory_used_percent": d.memory_used_percent,
+                    "utilization_percent": d.utilization_percent,
+                    "processes": [
+                        {
+                            "job_id": p.job_id,
+                            "pid": p.pid,
+                            "command": p.command or None,
+                            "memory_used_mib": p.memory_used_mib,
+                        }
+                        for p in d.processes
+                    ],
+                }
+                for d in self.devices
+            ],
+            "messages": list(self.messages),
+            "error": error_dict(self.error) if self.error else None,
+        }
+
+
+def error_dict(reason: Reason) -> dict[str, str]:
+    """The stable form of an error: ``{"reason", "message", "next"}``."""
+    return {"reason": reason.code, "message": reason.message, "next": reason.next}
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A Python environment of the container; empty versions = not installed."""
+
+    name: str
+    kind: str
+    prefix: str
+    python: str
+    python_version: str
+    torch_version: str
+    moreh_version: str
+    packages: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of ``check``: verdict is ok, warning, failed or skipped."""
+
+    name: str
+    verdict: str
+    evidence: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A writable file system of the container."""
+
+    path: str
+    type: str
+    free_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True)
+class HostInfo:
+    """The agent and its host."""
+
+    host: str
+    version: str
+    digest: str
+    incarnation: str
+    host_id: str
+    boot: str
+    clock: datetime | None
+    hostname: str
+    user: str
+    python: str
+    python_version: str
+    home: str
+    work: str
+    cpu_count: int
+    memory_bytes: int
+    pid: int
+    mounts: tuple[Mount, ...]
+    active_jobs: int
+
+
+@dataclass(frozen=True)
+class DownloadPlan:
+    """What a download would fetch."""
+
+    commit: str
+    size_bytes: int
+    file_count: int
+    left_out: dict[str, str]
+    free_bytes: int
+    folder: str
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What a training would do; ``steps`` as in the job's plan.json."""
+
+    steps: tuple[dict[str, Any], ...]
+    output: str
+    environment: str
+    environment_reason: str
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A regular file on the container, ``path`` relative to the folder asked for."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+    mode: int
