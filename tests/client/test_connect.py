@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from pathlib import Path
 import signal
 import socket
 import stat
@@ -66,7 +67,7 @@ def read_all(stream):
 
 def assert_nothing_authenticated(server, since):
     """The server saw a connection that went away after key exchange, without one sign-in request."""
-    wait_until(lambda: "Connection closed by" in server.log_text()[since:], "the server to see the end")
+    wait_until(lambda: server.saw_an_end(since), "the server to see the end")
     log = server.log_text()[since:]
     assert "Connection from" in log
     for sign in ("userauth-request", "Failed ", "Accepted ", "Invalid user"):
@@ -131,9 +132,9 @@ def test_accept_new_remembers_unasked_but_not_a_changed_key(server, tmp_path, ow
     )
     with dial(config, own):
         pass
-    assert server.known_hosts_name in open(own).read()
+    assert server.known_hosts_name in Path(own).read_text()
     other = make_key(tmp_path / "other").with_suffix(".pub").read_text()
-    open(own, "w").write(f"{server.known_hosts_name} {other}")
+    Path(own).write_text(f"{server.known_hosts_name} {other}")
     fails("HOST_KEY_CHANGED", config, own)
 
 
@@ -567,7 +568,19 @@ def test_one_session_a_connection_refuses_the_second_and_frees_the_first(tmp_pat
             first.shutdown_write()
             assert read_all(first) == b""
             assert first.exit_status(10.0) == 0
-            assert read_all(link.open_exec("echo again")) == b"again\n"
+            first.close()
+            # The server frees the session when it has reaped the command, a moment after telling its code.
+            again = []
+
+            def opens():
+                try:
+                    again.append(link.open_exec("echo again"))
+                except MoaiError as error:
+                    assert error.reason == "SHELL_RESTRICTED"
+                return bool(again)
+
+            wait_until(opens, "the session to be free again")
+            assert read_all(again[0]) == b"again\n"
 
 
 def test_server_is_openssh_and_paramiko_is_new_enough():

@@ -321,6 +321,14 @@ class Sshd:
         """Everything the server has logged so far."""
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
+    def saw_an_end(self, since: int) -> bool:
+        """Whether a connection ended after log position ``since``.
+
+        The server calls it closed or reset, by whether the client had read everything before it left.
+        """
+        text = self.log_text()[since:]
+        return "Connection closed by" in text or "Connection reset by" in text
+
     # --- inside -----------------------------------------------------------------------------
 
     def _try_start(self, port: int) -> bool:

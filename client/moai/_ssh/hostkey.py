@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import paramiko
 
 _RSA = ("rsa-sha2-512", "rsa-sha2-256")
+#: First bytes of a key revocation list (OpenSSH, PROTOCOL.krl).
+_KRL_MAGIC = b"SSHKRL\n\0"
 
 
 def offered_key(transport: paramiko.Transport) -> HostKey:
@@ -146,10 +148,16 @@ def _because(note: str) -> str:
 
 
 def _is_revoked(file: str, key: HostKey) -> bool:
-    """Asks ssh-keygen, which reads both forms of RevokedHostKeys. What cannot be read revokes all,
-    as in OpenSSH."""
-    if not Path(file).is_file():
+    """Whether RevokedHostKeys names the key: a list of public keys, or a KRL (read by ssh-keygen).
+
+    A file that is not there or cannot be read revokes all, as in OpenSSH (sshkey_check_revoked).
+    """
+    try:
+        raw = Path(file).read_bytes()
+    except OSError:
         return True
+    if not raw.startswith(_KRL_MAGIC):
+        return any(_same_key(line, key) for line in raw.splitlines())
     with tempfile.TemporaryDirectory() as folder:
         candidate = Path(folder, "key.pub")
         candidate.write_text(key.line + "\n")
@@ -161,3 +169,8 @@ def _is_revoked(file: str, key: HostKey) -> bool:
         except (OSError, subprocess.TimeoutExpired):
             return True
     return result.returncode != 0
+
+
+def _same_key(line: bytes, key: HostKey) -> bool:
+    words = line.split()
+    return len(words) >= 2 and not line.startswith(b"#") and words[1] == key.line.split()[1].encode()
