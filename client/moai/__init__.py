@@ -20,10 +20,25 @@ from typing import TYPE_CHECKING, Any
 from moai._version import __version__
 
 if TYPE_CHECKING:
+    from moai._admin import HostKeyOffer as HostKeyOffer
+    from moai._admin import add_bundle as add_bundle
+    from moai._admin import add_host as add_host
+    from moai._admin import build_bundle as build_bundle
+    from moai._admin import change_host as change_host
+    from moai._admin import disconnect as disconnect
+    from moai._admin import host_key as host_key
+    from moai._admin import is_linked as is_linked
+    from moai._admin import remove_host as remove_host
+    from moai._admin import set_default_host as set_default_host
+    from moai._admin import ssh_command as ssh_command
+    from moai._admin import trust as trust
     from moai._api import config as config
     from moai._api import connect as connect
     from moai._api import hosts as hosts
     from moai._api import job as job
+    from moai._config import Config as Config
+    from moai._config import HostConfig as HostConfig
+    from moai._convert import failed_devices as failed_devices
     from moai._errors import AgentError as AgentError
     from moai._errors import BootstrapError as BootstrapError
     from moai._errors import Conflict as Conflict
@@ -44,6 +59,12 @@ if TYPE_CHECKING:
     from moai._job import Job as Job
     from moai._job import wait_all as wait_all
     from moai._options import JobOptions as JobOptions
+    from moai._options import owner as owner
+    from moai._paths import cache_folder as cache_folder
+    from moai._project import Project as Project
+    from moai._project import load_project as load_project
+    from moai._ssh.prompts import Prompter as Prompter
+    from moai._ssh.prompts import TerminalPrompts as TerminalPrompts
     from moai._types import Check as Check
     from moai._types import Device as Device
     from moai._types import DeviceProcess as DeviceProcess
@@ -63,6 +84,14 @@ if TYPE_CHECKING:
 
 #: Public name -> module that has it.
 _HOMES = {
+    "moai._admin": (
+        "HostKeyOffer add_bundle add_host build_bundle change_host disconnect host_key is_linked remove_host "
+        "set_default_host ssh_command trust"
+    ),
+    "moai._config": "Config HostConfig",
+    "moai._convert": "failed_devices",
+    "moai._project": "Project load_project",
+    "moai._ssh.prompts": "Prompter TerminalPrompts",
     "moai._api": "config connect hosts job",
     "moai._errors": (
         "AgentError BootstrapError Conflict HostKeyError HostUnreachable JobCancelled JobEnded JobFailed JobInterrupted "
@@ -70,7 +99,8 @@ _HOMES = {
     ),
     "moai._host": "Host",
     "moai._job": "Job wait_all",
-    "moai._options": "JobOptions",
+    "moai._options": "JobOptions owner",
+    "moai._paths": "cache_folder",
     "moai._types": (
         "Check Device DeviceProcess DeviceReport DownloadPlan Environment Event FileEntry HostInfo JobInfo LogChunk Mount "
         "Progress Reason Step TrainingPlan"

@@ -16,7 +16,7 @@ from fakes.sshd import Sshd, make_key, wait_until
 from moai._errors import MoaiError
 from moai._ssh.connect import connect
 from moai._ssh.dial import Timeouts
-from moai._ssh.prompts import NoPrompter, TtyPrompter, printable
+from moai._ssh.prompts import NoPrompter, TerminalPrompts, printable
 from moai._ssh.resolve import resolve
 
 QUICK = Timeouts(auth_s=1.0)
@@ -462,8 +462,8 @@ def test_nobody_answers_with_the_right_reasons():
 
 TALK = """
 import sys
-from moai._ssh.prompts import TtyPrompter
-person = TtyPrompter()
+from moai._ssh.prompts import TerminalPrompts
+person = TerminalPrompts()
 print(repr((person.available, person.secret("Secret: "), person.confirm("Sure?"), person.answer("Code: ", True))))
 """
 
@@ -508,7 +508,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def test_without_a_terminal_nothing_is_read_from_standard_input():
-    script = "from moai._ssh.prompts import TtyPrompter as T\nprint(T().available)\nT().secret('x')\n"
+    script = "from moai._ssh.prompts import TerminalPrompts as T\nprint(T().available)\nT().secret('x')\n"
     result = subprocess.run(
         [sys.executable, "-c", script],
         input=b"a secret\n",
@@ -530,7 +530,7 @@ def test_available_terminal_is_told_apart(monkeypatch):
         raise OSError(6, "no such device")
 
     monkeypatch.setattr(os, "open", absent)
-    assert TtyPrompter().available is False
+    assert TerminalPrompts().available is False
 
 
 def test_no_private_key_material_reaches_the_server(server, tmp_path):

@@ -59,7 +59,7 @@ class NoPrompter:
         )
 
 
-class TtyPrompter:
+class TerminalPrompts:
     """Asks on the controlling terminal of this process, even when stdin and stdout are redirected."""
 
     @property

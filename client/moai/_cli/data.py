@@ -1,0 +1,84 @@
+"""``moai remote download`` and ``prepare``: models and datasets, fetched and made ready there."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import moai
+from moai._cli.common import Env, Json, On, Plain, host, note, print_json
+from moai._cli.follow import follow
+from moai._cli.start import Detach, Name, RequestId, Setenv, announce, options
+from moai._cli.table import size
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@app.command()
+def download(
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="ORG/NAME on the Hub.")],
+    on: On = "",
+    is_dataset: Annotated[bool, typer.Option("--dataset", help="It is a dataset.")] = False,
+    revision: Annotated[str, typer.Option("--revision", metavar="REV", help="Branch, tag or commit. [main]")] = "",
+    output: Annotated[str, typer.Option("--output", metavar="DIR", help="A plain folder there instead of the cache.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be fetched; fetch nothing.")] = False,
+    setenv: Setenv = [],  # noqa: B006
+    detach: Detach = False,
+    as_json: Json = False,
+    plain: Plain = False,
+    name: Name = "",
+    request_id: RequestId = "",
+) -> None:
+    """Fetch a model or dataset from the Hub on the container; interrupted, it goes on where it stopped."""
+    kind = "dataset" if is_dataset else "model"
+    target = host(on)
+    if dry_run:
+        plan = target.plan_download(repo, kind, revision)
+        if as_json:
+            print_json({"schema": "moai.download-plan/1", "host": target.name, "repo": repo, **vars(plan)})
+            return
+        print(f"{repo} at {plan.commit[:12]}: {plan.file_count} files, {size(plan.size_bytes)}")
+        for path, why in sorted(plan.left_out.items()):
+            print(f"  left out {path}: {why}")
+        print(f"  {size(plan.free_bytes)} free in {plan.folder}")
+        return
+    job = target.download(repo, options(name=name, setenv=setenv, request_id=request_id), type=kind, revision=revision, output=output)
+    if not announce(job, detach, as_json):
+        follow(job, as_json=as_json, plain=plain, log=False)
+
+
+@app.command()
+def prepare(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Hub id[:CONFIG], path there, or laptop:PATH.")],
+    model: Annotated[str, typer.Option("--model", metavar="MODEL", help="Whose tokenizer: Hub id, or a folder there.")] = "",
+    on: On = "",
+    template: Annotated[str, typer.Option("--template", metavar="NAME|FILE|TEXT", help="How a row becomes text. [summarize]")] = "",
+    block_size: Annotated[int, typer.Option("--block-size", min=2, help="Tokens a row. [1024]")] = 1024,
+    output: Annotated[str, typer.Option("--output", metavar="DIR", help="Folder there; default: in the work folder.")] = "",
+    file_name: Annotated[str, typer.Option("--file-name", metavar="NAME", help="Of the torch file. [llama3_dataset.pt]")] = "",
+    sample: Annotated[int, typer.Option("--sample", min=0, help="Rows a split at most.")] = 0,
+    revision: Annotated[str, typer.Option("--revision", metavar="REV", help="Of a Hub dataset. [main]")] = "",
+    model_revision: Annotated[str, typer.Option("--model-revision", metavar="REV", help="Of a Hub model. [main]")] = "",
+    env: Env = "",
+    setenv: Setenv = [],  # noqa: B006
+    detach: Detach = False,
+    as_json: Json = False,
+    plain: Plain = False,
+    name: Name = "",
+    request_id: RequestId = "",
+) -> None:
+    """Tokenise a dataset for a model: Arrow files and one torch file that a trainer opens."""
+    project = moai.load_project()
+    model = model or (project.train.model if project else "") or ""
+    if not model:
+        raise moai.UsageError("USAGE", "no model was given, and its tokenizer is needed", "--model ORG/NAME or --model FOLDER")
+    job = host(on).prepare(
+        dataset, model, options(name=name, env=env, setenv=setenv, request_id=request_id), template=template,
+        block_size=block_size, sample=sample, output=output, file_name=file_name, revision=revision,
+        model_revision=model_revision,
+    )  # fmt: skip
+    if not announce(job, detach, as_json):
+        if job.info.output and not as_json:
+            note(f"output {job.info.output}")
+        follow(job, as_json=as_json, plain=plain, log=False)

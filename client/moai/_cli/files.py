@@ -1,0 +1,87 @@
+"""``moai remote push`` and ``pull``: files, verified, resumed, published whole."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moai._cli.clean import clean
+from moai._cli.common import Json, On, find_job, host, is_plain, note, print_json
+from moai._cli.table import size
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+class _Meter:
+    """One line of progress on standard error, ten times a second at most."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.files: dict[str, int] = {}
+        self._quiet = quiet or is_plain(False, sys.stderr)
+        self._last_s = 0.0
+        self._start_s = time.monotonic()
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        self.files[name] = done
+        now = time.monotonic()
+        if self._quiet or (now - self._last_s < 0.1 and done < total):
+            return
+        self._last_s = now
+        rate = sum(self.files.values()) / max(0.001, now - self._start_s)
+        sys.stderr.write(f"\r\x1b[K{clean(name)}  {size(done)} / {size(total)}  {size(rate)}/s")
+        sys.stderr.flush()
+
+    def close(self) -> str:
+        if not self._quiet and self.files:
+            sys.stderr.write("\r\x1b[K")
+        return f"{len(self.files)} files, {size(sum(self.files.values()))}"
+
+
+@app.command()
+def push(
+    source: Annotated[Path, typer.Argument(metavar="PATH", help="File or folder here.")],
+    target: Annotated[str, typer.Argument(metavar="[THERE]", help="Path there; ~/NAME by default.")] = "",
+    on: On = "",
+    as_json: Json = False,
+) -> None:
+    """Copy a file or folder to a container; what is there already is not sent again."""
+    meter = _Meter(as_json)
+    where = host(on)
+    path = where.push(source, target or f"~/{source.resolve().name}", say=meter)
+    said = meter.close()
+    if as_json:
+        print_json({"schema": "moai.push/1", "host": where.name, "path": path, "files": len(meter.files)})
+        return
+    print(path)
+    note(f"{said} to {where.name}")
+
+
+@app.command()
+def pull(
+    source: Annotated[str, typer.Argument(metavar="JOB|PATH", help="A job (its results), or a path there.")],
+    target: Annotated[Path, typer.Argument(metavar="[HERE]", help="Folder here.")] = Path(),
+    on: On = "",
+    only: Annotated[str, typer.Option("--only", metavar="final|PATTERN", help="'final' leaves checkpoints out; or a file pattern.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Copy a job's results, or any file or folder, to the laptop; an interrupted copy goes on."""
+    meter = _Meter(as_json)
+    if source.startswith(("/", "~", "./")):
+        where = host(on)
+        path = where.pull(source, target, only=only, say=meter)
+    else:
+        job = find_job(source, on)
+        where = job.host
+        path = job.pull(target, only=only, say=meter)
+    said = meter.close()
+    if as_json:
+        print_json({"schema": "moai.pull/1", "host": where.name, "path": str(path.absolute()), "files": len(meter.files)})
+        return
+    print(path)
+    note(f"{said} from {where.name}")
+
+

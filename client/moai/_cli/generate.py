@@ -1,0 +1,96 @@
+"""``moai remote generate``: what a model answers, beside its base model if asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import moai
+from moai._cli.clean import clean
+from moai._cli.common import Env, Json, On, Plain, find_job, has_colour, host, note, print_json
+from moai._cli.follow import exit_code, follow
+from moai._cli.start import Detach, Setenv, announce, options
+from moai._cli.table import paint
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Argument(metavar="JOB|DIR|MODEL", help="A training job, a folder there, or a Hub id.")],
+    prompt: Annotated[list[str], typer.Option("--prompt", help="A prompt; repeatable.")] = [],  # noqa: B006
+    file: Annotated[str, typer.Option("--file", metavar="FILE", help="JSON lines: path here, or container:PATH.")] = "",
+    on: On = "",
+    template: Annotated[str, typer.Option("--template", help="Shape of prompts; 'none' for as they are.")] = "",
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer. [64]")] = 64,
+    compare: Annotated[bool, typer.Option("--compare", help="Also what the base model says.")] = False,
+    env: Env = "",
+    setenv: Setenv = [],  # noqa: B006
+    detach: Detach = False,
+    as_json: Json = False,
+    plain: Plain = False,
+) -> None:
+    """Answer prompts with a trained model. After a training job the tutorial's prompt shape is the default."""
+    target, wanted, trained = _where(model, on)
+    if not template and trained:
+        template = "summarize"
+    job = target.generate(
+        wanted,
+        prompt,
+        options(env=env, setenv=setenv),
+        prompt_file=_prompt_file(file),
+        template="" if template == "none" else template,
+        max_new_tokens=max_new_tokens,
+        compare=compare,
+    )
+    if detach:
+        announce(job, True, as_json)
+        return
+    if as_json:
+        info = job.wait(check=False)
+        if info.state != "SUCCEEDED":
+            raise moai.JobFailed(
+                info.reason.code if info.reason else "INTERNAL", info.reason.message if info.reason else info.state, f"moai remote logs {job.id}"
+            )
+        print_json({"schema": "moai.generated/1", "host": target.name, "job": job.id, "answers": target.generated(job)})
+        return
+    try:
+        follow(job, as_json=False, plain=plain, log=False)
+    finally:
+        if exit_code(job.info) == 0 and job.info.state == "SUCCEEDED":
+            _show(target.generated(job), has_colour(plain))
+
+
+def _where(model: str, on: str) -> tuple[Any, str, bool]:
+    """Host, what to name there, and whether it is a training job's result."""
+    # A word with a blank, a "/" in front, or ORG/NAME that is no HOST/JOB is a path or a Hub id.
+    looks_like_job = not model.startswith(("/", "~", ".")) and " " not in model
+    if looks_like_job and ("/" not in model or model.partition("/")[0] in moai.config().hosts):
+        job = find_job(model, on)
+        return job.host, job.id, job.info.kind == "train"
+    return host(on), model, False
+
+
+def _prompt_file(text: str) -> str:
+    if not text:
+        return ""
+    if text.startswith("container:"):
+        return text[len("container:") :]
+    path = text.removeprefix("laptop:")
+    if not Path(path).expanduser().is_file():
+        raise moai.UsageError("FILE_NOT_HERE", f"{path} does not exist on the laptop", "container:PATH names a file there")
+    return "laptop:" + path
+
+
+def _show(answers: list[dict[str, Any]], colour: bool) -> None:
+    for number, one in enumerate(answers, 1):
+        prompt = " ".join(str(one["prompt"]).split())
+        shown = prompt if len(prompt) <= 240 else prompt[:120] + " … " + prompt[-120:]
+        print(paint(f"[{number}/{len(answers)}] {clean(shown)}", "dim", colour))
+        if one.get("base_text") is not None:
+            print(f"  before  {clean(str(one['base_text']).strip(), newlines=False)}")
+        print(f"  answer  {clean(str(one['text']).strip(), newlines=False)}")
+    if not answers:
+        note("no answer was written")

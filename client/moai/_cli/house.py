@@ -1,0 +1,89 @@
+"""``moai init, bundle, version``: what concerns the laptop alone."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import moai
+from moai._cli.common import Json, note, print_json
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+bundle = typer.Typer(name="bundle", no_args_is_help=True, rich_markup_mode=None, add_completion=False)
+app.add_typer(bundle)
+
+_TOML = '''# What this project trains; flags and --set win over it. See docs/moai-toml.md.
+# host = "kt"              # default: moai remote use NAME
+# environment = "pytorch"  # conda name, folder or interpreter on the container
+
+[train]
+model = "{model}"
+dataset = "{dataset}"      # Hub id[:CONFIG], a path on the container, or laptop:PATH
+method = "lora"            # or "full"
+# max_steps = 100
+# batch_size = 8
+# block_size = 1024
+# learning_rate = 1e-4
+# template = "summarize"
+
+[train.settings]           # further settings of the recipe, or TrainingArguments by name
+# warmup_steps = 20
+# "lora.r" = 16
+
+[variables]                # environment of the job; not for secrets
+# secrets = ["WANDB_API_KEY"]   # (at the top) names taken from your environment
+'''
+
+
+@app.command()
+def init(
+    model: Annotated[str, typer.Option(help="Hub id or folder there.")] = "meta-llama/Meta-Llama-3-8B",
+    dataset: Annotated[str, typer.Option(help="Hub id, path, or laptop:PATH.")] = "cnn_dailymail:3.0.0",
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+) -> None:
+    """Write a commented moai.toml into this folder."""
+    path = Path("moai.toml")
+    if path.exists() and not force:
+        raise moai.UsageError("USAGE", f"{path.absolute()} is there already", "moai init --force replaces it")
+    path.write_text(_TOML.format(model=model, dataset=dataset), encoding="utf-8")
+    print(path)
+    note("next: moai remote train --dry-run")
+
+
+@app.command()
+def version(as_json: Json = False) -> None:
+    """Versions of moai and of what it stands on."""
+    names = ("paramiko", "fabric", "grpcio", "protobuf", "typer")
+    found = {name: metadata.version(name) for name in names}
+    if as_json:
+        print_json({"schema": "moai.version/1", "moai": moai.__version__, "python": platform.python_version(), **found})
+        return
+    print(f"moai {moai.__version__} on Python {platform.python_version()} ({sys.platform})")
+    print(", ".join(f"{name} {value}" for name, value in found.items()))
+
+
+@bundle.callback()
+def _bundle() -> None:
+    """Carry the agent to a laptop without an index."""
+
+
+@bundle.command()
+def build(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="For example cp38-x86_64-glibc2.31.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="File or folder.")] = Path(),
+) -> None:
+    """Make the agent's bundle for a Python and platform, here where an index can be reached."""
+    print(moai.build_bundle(target, output))
+    note("carry it over, then: moai bundle add FILE")
+
+
+@bundle.command()
+def add(path: Annotated[Path, typer.Argument(metavar="FILE")]) -> None:
+    """Put a carried bundle into this laptop's cache, after checking every file in it."""
+    digest = moai.add_bundle(path)
+    note(f"bundle {digest[:16]} is in the cache")

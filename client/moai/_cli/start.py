@@ -1,0 +1,124 @@
+"""``moai remote run``: a command as a job that neither link nor laptop can end."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+import moai
+from moai._cli.common import Env, Json, NoLink, On, Plain, host, note, pairs, print_json, seconds
+from moai._cli.follow import follow
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+Setenv = Annotated[list[str], typer.Option("-e", "--setenv", metavar="K=V", help="Variable of the job; repeatable.")]
+Secret = Annotated[list[str], typer.Option("--secret", metavar="NAME", help="Variable from here, kept in memory there; repeatable.")]
+Workdir = Annotated[str, typer.Option("--workdir", metavar="DIR", help="Working folder there; default: home.")]
+Detach = Annotated[bool, typer.Option("--detach", "-d", help="Print the job's id and leave.")]
+Name = Annotated[str, typer.Option("--name", help="A name for people; JOB arguments take it too.")]
+MaxDuration = Annotated[str, typer.Option("--max-duration", metavar="TIME", help="End the job after 90s, 15m, 2h, 1d.")]
+RequestId = Annotated[str, typer.Option("--request-id", metavar="ID", help="Repeating with the same id finds the first job.")]
+Accelerator = Annotated[str, typer.Option("--accelerator", metavar="NAME", help="Wait in this accelerator's queue.")]
+ExitCode = Annotated[str, typer.Option("--exit-code", metavar="job|moai", help="'job' leaves with the command's own code.")]
+Setup = Annotated[str, typer.Option("--setup", metavar="LINE", help="Shell line before the command: 'source setup.sh'.")]
+Expect = Annotated[list[str], typer.Option("--expect", metavar="PATH", help="Must exist in the end; repeatable.")]
+Command = Annotated[list[str], typer.Argument(metavar="CMD [ARG]...", help="After --: program and arguments, no shell.")]
+
+
+def options(
+    *,
+    name: str = "",
+    env: str = "",
+    setenv: list[str] | None = None,
+    secret: list[str] | None = None,
+    workdir: str = "",
+    accelerator: str = "",
+    max_duration: str = "",
+    request_id: str = "",
+    setup: str = "",
+) -> moai.JobOptions:
+    """JobOptions from flags, with moai.toml below them. Raises UsageError."""
+    if "=" in env:
+        raise moai.UsageError("USAGE", f"--env chooses an environment and takes no K=V ({env})", f"--setenv {env}")
+    project = moai.load_project()
+    variables = dict(project.variables) if project else {}
+    variables.update(pairs(setenv or [], "--setenv"))
+    wanted = list(dict.fromkeys([*(project.secrets if project else []), *(secret or [])]))
+    return moai.JobOptions(
+        name=name or (project.name if project else "") or "",
+        environment=env or (project.environment if project else "") or "",
+        variables=variables,
+        secrets={one: _secret(one) for one in wanted},
+        workdir=workdir or (project.workdir if project else "") or "",
+        accelerator=accelerator or (project.accelerator if project else "") or "",
+        max_duration_s=seconds(max_duration, "--max-duration") if max_duration else 0.0,
+        request_id=request_id,
+        setup=setup or (project.setup if project else "") or "",
+    )
+
+
+def _secret(name: str) -> str:
+    if "=" in name:
+        raise moai.UsageError("USAGE", "--secret takes a name; a value there would be seen by others", "export it, then --secret NAME")
+    value = os.environ.get(name)
+    if value:
+        return value
+    if sys.stdin.isatty() and sys.stderr.isatty():
+        return moai.TerminalPrompts().secret(f"value of {name}: ")
+    raise moai.PersonNeeded("SECRET_NEEDED", f"{name} is not set here and nobody can be asked", f"export {name}=...")
+
+
+def own_code(text: str) -> bool:
+    """Whether ``--exit-code job`` was given."""
+    if text not in ("moai", "job"):
+        raise moai.UsageError("USAGE", f"--exit-code is job or moai, not {text!r}", "--exit-code job")
+    return text == "job"
+
+
+def announce(job: moai.Job, detach: bool, as_json: bool) -> bool:
+    """Say what was started; True when there is nothing more to do."""
+    if detach:
+        if as_json:
+            print_json(job.info.as_dict())
+        else:
+            print(job.id, flush=True)
+            note(f"moai remote attach {job.id} follows it")
+        return True
+    if not as_json:
+        note(f"{job.id} on {job.host.name}. Ctrl-C detaches; the job goes on.")
+    return False
+
+
+@app.command()
+def run(
+    command: Command,
+    on: On = "",
+    env: Env = "",
+    setenv: Setenv = [],  # noqa: B006 - typer reads the default
+    secret: Secret = [],  # noqa: B006
+    workdir: Workdir = "",
+    detach: Detach = False,
+    as_json: Json = False,
+    plain: Plain = False,
+    name: Name = "",
+    accelerator: Accelerator = "",
+    max_duration: MaxDuration = "",
+    expect: Expect = [],  # noqa: B006
+    setup: Setup = "",
+    request_id: RequestId = "",
+    exit_code: ExitCode = "moai",
+    no_link: NoLink = False,
+) -> None:
+    """Run a command as a job; its log comes here, its exit code decides ours."""
+    own = own_code(exit_code)
+    given = options(
+        name=name, env=env, setenv=setenv, secret=secret, workdir=workdir, accelerator=accelerator,
+        max_duration=max_duration, request_id=request_id, setup=setup,
+    )  # fmt: skip
+    target = host(on, link=not no_link)
+    job = target.run(command, given, expected_paths=expect)
+    if not announce(job, detach, as_json):
+        follow(job, as_json=as_json, plain=plain, own_code=own)

@@ -1,0 +1,164 @@
+"""``moai remote train``: the recipe (download, prepare, train, verify) or a training script of one's own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+import moai
+from moai._cli.common import Env, Json, NoLink, On, Plain, host, note, pairs, print_json
+from moai._cli.follow import follow
+from moai._cli.settings import RECIPE, Value, merge
+from moai._cli.start import (
+    Accelerator, Detach, ExitCode, Expect, MaxDuration, Name, RequestId, Secret, Setenv, Setup, Workdir, announce, options,
+    own_code,
+)  # fmt: skip
+from moai._cli.table import print_table
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@app.command()
+def train(
+    command: Annotated[list[str], typer.Argument(metavar="[-- CMD ARG...]", help="Your own training script, unmodified.")] = [],  # noqa: B006
+    on: On = "",
+    model: Annotated[str, typer.Option("--model", metavar="MODEL", help="Hub id, or a folder there.")] = "",
+    dataset: Annotated[str, typer.Option("--dataset", metavar="DATA", help="Hub id[:CONFIG], path there, or laptop:PATH.")] = "",
+    method: Annotated[str, typer.Option("--method", metavar="full|lora", help="What is trained. [full]")] = "",
+    max_steps: Annotated[int, typer.Option("--max-steps", min=1, help="Optimizer steps. [by epochs]")] = None,  # type: ignore[assignment]
+    epochs: Annotated[float, typer.Option("--epochs", help="Passes over the data. [1]")] = None,  # type: ignore[assignment]
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows a step. [8]")] = None,  # type: ignore[assignment]
+    block_size: Annotated[int, typer.Option("--block-size", min=2, help="Tokens a row. [1024]")] = None,  # type: ignore[assignment]
+    lr: Annotated[float, typer.Option("--lr", help="Learning rate. [1e-5 full, 1e-4 lora]")] = None,  # type: ignore[assignment]
+    template: Annotated[str, typer.Option("--template", metavar="NAME|FILE|TEXT", help="How a row becomes text. [summarize]")] = "",
+    sample: Annotated[int, typer.Option("--sample", min=1, help="Rows a split at most.")] = None,  # type: ignore[assignment]
+    output: Annotated[str, typer.Option("--output", metavar="DIR", help="Result folder there. [WORK/runs/NAME-JOB]")] = "",
+    model_revision: Annotated[str, typer.Option("--model-revision", metavar="REV", help="Branch, tag or commit. [main]")] = "",
+    dataset_revision: Annotated[str, typer.Option("--dataset-revision", metavar="REV", help="Branch, tag or commit. [main]")] = "",
+    set_: Annotated[list[str], typer.Option("--set", metavar="K=V", help="A setting of the recipe or of TrainingArguments.")] = [],  # noqa: B006
+    smoke: Annotated[bool, typer.Option("--smoke", help="50 rows, 3 steps, save, load, one generation.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show every value with its source and the plan; start nothing.")] = False,
+    env: Env = "",
+    setenv: Setenv = [],  # noqa: B006
+    secret: Secret = [],  # noqa: B006
+    workdir: Workdir = "",
+    detach: Detach = False,
+    as_json: Json = False,
+    plain: Plain = False,
+    name: Name = "",
+    accelerator: Accelerator = "",
+    max_duration: MaxDuration = "",
+    expect: Expect = [],  # noqa: B006
+    trust_exit_code: Annotated[bool, typer.Option("--trust-exit-code", help="A script's exit code alone decides.")] = False,
+    log_pattern: Annotated[str, typer.Option("--log-pattern", metavar="REGEX", help="Own step lines: named groups step, total, loss, lr.")] = "",
+    setup: Setup = "",
+    request_id: RequestId = "",
+    exit_code: ExitCode = "moai",
+    no_link: NoLink = False,
+) -> None:
+    """Fine-tune a model on a container; the job needs nothing here once it has begun.
+
+    Values come from flags, --set, MOAI_* variables, moai.toml, the host's settings, defaults: in that order.
+    """
+    own = own_code(exit_code)
+    flags: dict[str, Any] = {
+        "model": model or None, "dataset": dataset or None, "method": method or None, "max_steps": max_steps,
+        "epochs": epochs, "batch_size": batch_size, "block_size": block_size, "learning_rate": lr,
+        "template": template or None, "sample": sample, "output": output or None,
+        "model_revision": model_revision or None, "dataset_revision": dataset_revision or None,
+    }  # fmt: skip
+    project = moai.load_project()
+    given = options(
+        name=name, env=env, setenv=setenv, secret=secret, workdir=workdir, accelerator=accelerator,
+        max_duration=max_duration, request_id=request_id, setup=setup,
+    )  # fmt: skip
+    target_name = on or (project.host if project else "") or ""
+    if command:
+        _refuse_recipe_flags(flags, set_, smoke)
+        target = host(target_name, link=not no_link)
+        given.accelerator = given.accelerator or "default"
+        pattern = log_pattern or (project.log.pattern if project else "") or ""
+        if dry_run:
+            print_json({"arguments": command, "host": target.name, "environment": given.environment or None})
+            return
+        job = target.run(
+            command, given, kind="train", expected_paths=expect, trust_exit_code=trust_exit_code, log_pattern=pattern
+        )
+        if not announce(job, detach, as_json):
+            follow(job, as_json=as_json, plain=plain, own_code=own)
+        return
+    recipe, settings = merge(flags, pairs(set_, "--set"), project)
+    _require(recipe)
+    target = host(target_name, link=not no_link)
+    arguments = {k: v.value for k, v in recipe.items()}
+    wanted, data = arguments.pop("model"), arguments.pop("dataset")
+    extra = {k: v.value for k, v in settings.items()}
+    if dry_run:
+        plan = target.plan_training(wanted, data, given, settings=extra, smoke=smoke, **arguments)
+        _show_plan(target, recipe, settings, given, plan, as_json)
+        return
+    job = target.train(wanted, data, given, settings=extra, smoke=smoke, **arguments)
+    if not announce(job, detach, as_json):
+        if job.info.output and not as_json:
+            note(f"output {job.info.output}")
+        follow(job, as_json=as_json, plain=plain, log=False, own_code=own)
+
+
+def _refuse_recipe_flags(flags: dict[str, Any], sets: list[str], smoke: bool) -> None:
+    used = [name for name, value in flags.items() if value is not None]
+    if used or sets or smoke:
+        shown = ", ".join("--" + {"learning_rate": "lr"}.get(u, u.replace("_", "-")) for u in used) or "--set or --smoke"
+        raise moai.UsageError("USAGE", f"{shown} belongs to the recipe, and a command was given after --", "give it to the command, or leave the command out")
+
+
+def _require(recipe: dict[str, Value]) -> None:
+    missing = [name for name in ("model", "dataset") if name not in recipe]
+    if missing:
+        raise moai.UsageError(
+            "USAGE", f"no {' and no '.join(missing)} was given", "--model ORG/NAME --dataset ORG/NAME, or a moai.toml (moai init)"
+        )
+    method = recipe.get("method")
+    if method and method.value not in ("full", "lora"):
+        raise moai.UsageError("USAGE", f"{method.source}: method {method.value!r} is neither full nor lora", "--method lora")
+    for name in ("max_steps", "epochs", "batch_size", "learning_rate", "sample"):
+        if name in recipe and recipe[name].value <= 0:
+            raise moai.UsageError("USAGE", f"{recipe[name].source}: {name} is {recipe[name].value}", "give a positive number")
+
+
+def _show_plan(
+    target: moai.Host, recipe: dict[str, Value], settings: dict[str, Value], given: moai.JobOptions, plan: moai.TrainingPlan, as_json: bool
+) -> None:
+    values = {name: recipe.get(name, Value(None, "default")) for name in RECIPE}
+    host_env = target.config.environment
+    env_source = "--env or moai.toml" if given.environment else f"host {target.name}" if host_env else plan.environment_reason
+    if as_json:
+        print_json(
+            {
+                "schema": "moai.plan/1",
+                "host": target.name,
+                "values": {n: {"value": v.value, "source": v.source} for n, v in {**values, **settings}.items()},
+                "environment": {"value": plan.environment, "source": env_source},
+                "output": plan.output,
+                "steps": list(plan.steps),
+            }
+        )
+        return
+    rows = [[n, str(v.value if v.value is not None else RECIPE[n][1]), v.source] for n, v in values.items()]
+    rows += [[n, json.dumps(v.value), v.source] for n, v in settings.items()]
+    rows += [["environment", plan.environment, env_source], ["host", f"{target.name} ({target.config.address})", ""]]
+    rows += [["output", plan.output, recipe["output"].source if "output" in recipe else "default"]]
+    print_table(["VALUE", "IS", "FROM"], [r for r in rows if r[0] != "output" or r[1] == plan.output], grow=1)
+    print()
+    for number, step in enumerate(plan.steps, 1):
+        print(f"{number}. {step['name']}: {_step_text(step)}")
+    note("nothing was started")
+    sys.stdout.flush()
+
+
+def _step_text(step: dict[str, Any]) -> str:
+    inputs = step.get("inputs") or {}
+    shown = {k: v for k, v in inputs.items() if v not in (None, "", {}, []) and not isinstance(v, dict) and k not in ("control", "token_env")}
+    return ", ".join(f"{k}={v}" for k, v in shown.items())

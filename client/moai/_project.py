@@ -1,0 +1,105 @@
+"""``moai.toml``: what a project trains and how, read strictly from the current folder or one above.
+
+Example (``moai init`` writes one)::
+
+    host = "kt"
+    environment = "pytorch"
+
+    [train]
+    model = "meta-llama/Meta-Llama-3-70B"
+    dataset = "cnn_dailymail:3.0.0"
+    method = "lora"
+
+    [train.settings]
+    warmup_steps = 20
+
+    [variables]
+    NCCL_DEBUG = "WARN"
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from moai._config import parse_toml
+from moai._errors import MoaiError
+
+FILE = "moai.toml"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class TrainTable(_Strict):
+    """``[train]``: the recipe's arguments; unset ones are left to flags and defaults."""
+
+    model: str | None = None
+    model_revision: str | None = None
+    dataset: str | None = None
+    dataset_revision: str | None = None
+    method: str | None = Field(None, pattern="^(full|lora)$")
+    max_steps: int | None = Field(None, gt=0)
+    epochs: float | None = Field(None, gt=0)
+    batch_size: int | None = Field(None, gt=0)
+    block_size: int | None = Field(None, gt=1)
+    learning_rate: float | None = Field(None, gt=0)
+    template: str | None = None
+    sample: int | None = Field(None, gt=0)
+    output: str | None = None
+    settings: dict[str, str | int | float | bool | list[str]] = Field(default_factory=dict)
+
+
+class LogTable(_Strict):
+    """``[log]``: how a script of one's own prints its steps."""
+
+    pattern: str | None = None
+
+
+class Project(_Strict):
+    """The whole file. ``path`` is where it lies."""
+
+    path: Path | None = Field(None, exclude=True)
+    name: str | None = None
+    host: str | None = None
+    environment: str | None = None
+    workdir: str | None = None
+    accelerator: str | None = None
+    setup: str | None = None
+    variables: dict[str, str] = Field(default_factory=dict)
+    secrets: list[str] = Field(default_factory=list)
+    train: TrainTable = Field(default_factory=TrainTable)
+    log: LogTable = Field(default_factory=LogTable)
+
+
+def load_project(folder: Path | None = None) -> Project | None:
+    """The nearest ``moai.toml`` at or above ``folder`` (default: here); None when there is none.
+
+    Raises UsageError (CONFIG_INVALID) that lists every mistake at once.
+    """
+    start = (folder or Path.cwd()).absolute()
+    for place in (start, *start.parents):
+        path = place / FILE
+        if path.is_file():
+            return _read(path)
+    return None
+
+
+def _read(path: Path) -> Project:
+    raw = parse_toml(path.read_text(encoding="utf-8"), path)
+    try:
+        project = Project.model_validate({k: v for k, v in raw.items() if k != "path"})
+    except ValidationError as error:
+        mistakes = "; ".join(_mistake(item) for item in error.errors())
+        raise MoaiError("CONFIG_INVALID", f"{path}: {mistakes}", f"edit {path}") from error
+    return project.model_copy(update={"path": path})
+
+
+def _mistake(item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"]) or "the file"
+    if item["type"] == "extra_forbidden":
+        return f"unknown setting {where!r}"
+    return f"{where} is {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
