@@ -68,6 +68,9 @@ class Follower:
         self.clock_offset = 0
         self.cursor_size, self.cursor_s = self.journal.size, time.monotonic()
         self.log_size = 0
+        #: Steps of our own report their figures themselves; what they print for people says the same again.
+        steps = plan.get("steps", [])
+        self._reporting = bool(steps) and all(step.get("module") for step in steps)
         self._pending: List[Dict[str, Any]] = []
         self._watchers: Set[asyncio.Event] = set()
         self._evidence_s = 0.0
@@ -206,6 +209,8 @@ class Follower:
         return True
 
     def _add_found(self, found: Any) -> None:
+        if self._reporting and (found.type in ("metric", "progress") or found.data.get("phase") == "training"):
+            return
         if self.log.is_new(found.end):
             moment = self.clock.at(found.end)
             self._add(found.type, found.data, moment, self.view.get("step", ""), "log", found.end)
