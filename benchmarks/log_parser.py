@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "agent"))
 
-from moai_agent.jobs.logparse import LogParser  # noqa: E402
+from moai_agent.jobs.logparse import LogParser
 
 CHUNK_BYTES = 256 * 1024
 KINDS = {

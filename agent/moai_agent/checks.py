@@ -9,13 +9,14 @@ import os
 import shutil
 from typing import Any, Callable, List, NamedTuple, Optional
 
+from moai_worker import hub
+from moai_worker.errors import StepError
+
 from moai_agent import work
 from moai_agent.config import Config
 from moai_agent.environments.registry import Registry
 from moai_agent.errors import AgentError
 from moai_agent.servicers.models import existing
-from moai_worker import hub
-from moai_worker.errors import StepError
 
 _MOAI = ("moreh-smi", "ap-smi")
 _GB = 10**9

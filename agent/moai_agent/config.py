@@ -7,8 +7,9 @@ import secrets
 import sys
 from typing import List
 
-from moai_agent import PROTOCOL_MAX, PROTOCOL_MIN, __version__
 from moai_worker import identity, jobdir
+
+from moai_agent import PROTOCOL_MAX, PROTOCOL_MIN, __version__
 
 
 class Config:

@@ -5,9 +5,9 @@ import math
 from typing import Any, Dict, Optional
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from moai_proto.v1 import job_pb2
 
 from moai_agent.jobs.store import Entry
-from moai_proto.v1 import job_pb2
 
 
 def timestamp(seconds: Optional[float]) -> Optional[Timestamp]:

@@ -7,7 +7,6 @@ travels under. A test walks ``ErrorReason`` and fails on a hole.
 from typing import Dict, Optional
 
 import grpc
-
 from moai_proto.v1 import errors_pb2
 
 #: Trailer that carries the serialised ErrorInfo.

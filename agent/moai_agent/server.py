@@ -7,6 +7,7 @@ import sys
 from typing import Optional
 
 import grpc
+from moai_worker import identity
 
 from moai_agent.config import Config
 from moai_agent.environments.registry import Registry
@@ -14,7 +15,6 @@ from moai_agent.interceptors import Activity, Edge
 from moai_agent.jobs.store import JobStore
 from moai_agent.servicers import add_all
 from moai_agent.spawner import Spawner
-from moai_worker import identity
 
 #: Both ends must agree on the ping rate, else the server hangs up with too_many_pings: the laptop
 #: pings every 10 s, also without calls.

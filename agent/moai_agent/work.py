@@ -8,8 +8,9 @@ Fixed once (``settings.json`` of the host): what the laptop chose with ``--work`
 import os
 from typing import List, NamedTuple
 
-from moai_agent.config import Config
 from moai_worker import identity, jobdir
+
+from moai_agent.config import Config
 
 _ENOUGH_BYTES = 200 * 10**9
 _SKIP_TYPES = ("proc", "sysfs", "devpts", "cgroup", "mqueue", "debugfs", "tracefs", "securityfs", "bpf", "nsfs")

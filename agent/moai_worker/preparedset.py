@@ -232,7 +232,7 @@ def _unequal(split: str, what: str) -> StepError:
 def _pyarrow() -> Any:
     try:
         import pyarrow
-        import pyarrow.ipc  # noqa: F401  (an attribute of pyarrow only once imported)
+        import pyarrow.ipc
     except ImportError as error:
         raise package_missing("datasets", "writing Arrow files", error) from error
     return pyarrow

@@ -17,7 +17,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from moai._version import __version__
+from moai._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from moai._admin import HostKeyOffer as HostKeyOffer

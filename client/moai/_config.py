@@ -135,7 +135,7 @@ def parse_toml(text: str, path: Path) -> dict[str, Any]:
     except ModuleNotFoundError:  # Python 3.10
         import tomli as tomllib  # type: ignore[no-redef]
     try:
-        return tomllib.loads(text)
+        return dict(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise MoaiError("CONFIG_INVALID", f"{path}: {error}", f"edit {path}") from error
 

@@ -7,10 +7,10 @@ from datetime import datetime, timezone
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from moai_proto.v1 import agent_pb2, device_pb2, environment_pb2, errors_pb2, job_pb2
 
 from moai import _types as t
 from moai._errors import MoaiError
-from moai_proto.v1 import agent_pb2, device_pb2, environment_pb2, errors_pb2, job_pb2
 
 
 def moment(message: Any, name: str) -> datetime | None:

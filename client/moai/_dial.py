@@ -123,7 +123,7 @@ def _ended_early(stream: Stream, seen: bytes) -> Exception:
     status = stream.exit_status(5.0)
     failure = getattr(stream, "failure", None)
     known = failure() if failure is not None else None
-    if known is not None:
+    if isinstance(known, Exception):
         return known
     said = (stream.recv_stderr_tail() + b"\n" + seen).decode("utf-8", "replace").strip()
     last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "")

@@ -14,10 +14,11 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from moai_proto.v1 import file_pb2, file_pb2_grpc
+
 from moai._errors import LinkLost, MoaiError
 from moai._rpc import Backoff, Session
 from moai._types import FileEntry
-from moai_proto.v1 import file_pb2, file_pb2_grpc
 
 _CHUNK = 512 * 1024
 _STUB = file_pb2_grpc.FileServiceStub

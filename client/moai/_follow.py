@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from moai_proto.v1 import job_pb2, job_pb2_grpc
+
 from moai import _convert
 from moai._errors import HostUnreachable, MoaiError
 from moai._rpc import Backoff, Session
 from moai._types import Event, LogChunk
-from moai_proto.v1 import job_pb2, job_pb2_grpc
 
 #: Items kept between the network and a slow reader; the container's disk is the real buffer.
 _QUEUE_ITEMS = 64

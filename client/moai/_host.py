@@ -11,14 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from moai import _convert, _files, _index, _submit
-from moai import _types as t
-from moai._config import HostConfig
-from moai._errors import MoaiError
-from moai._job import Job
-from moai._options import DEFAULT_ACCELERATOR, JobOptions, hub_endpoint, hub_token, with_token
-from moai._rpc import Say, Session
-from moai._ssh.prompts import Prompter
 from moai_proto.v1 import (
     agent_pb2,
     agent_pb2_grpc,
@@ -35,6 +27,15 @@ from moai_proto.v1 import (
     training_pb2,
     training_pb2_grpc,
 )
+
+from moai import _convert, _files, _index, _submit
+from moai import _types as t
+from moai._config import HostConfig
+from moai._errors import MoaiError
+from moai._job import Job
+from moai._options import DEFAULT_ACCELERATOR, JobOptions, hub_endpoint, hub_token, with_token
+from moai._rpc import Say, Session
+from moai._ssh.prompts import Prompter
 
 _JOBS = job_pb2_grpc.JobServiceStub
 
@@ -54,7 +55,7 @@ class Host:
     def __repr__(self) -> str:
         return f"<moai.Host {self.name} ({self.config.address})>"
 
-    def __enter__(self) -> Host:  # noqa: PYI034 - Self is newer than 3.10
+    def __enter__(self) -> Host:
         return self
 
     def __exit__(self, *exc_info: object) -> None:

@@ -12,12 +12,13 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from moai_proto.v1 import job_pb2, job_pb2_grpc
+
 from moai import _convert, _index
 from moai._errors import ENDINGS, MoaiError, WaitTimeout
 from moai._follow import Follower, LinkReport
 from moai._options import JobOptions, owner, setting, with_token
 from moai._types import Event, JobInfo, LogChunk
-from moai_proto.v1 import job_pb2, job_pb2_grpc
 
 if TYPE_CHECKING:
     from pathlib import Path

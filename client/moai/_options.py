@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from moai_proto.v1 import job_pb2
+
 from moai._config import HostConfig
 from moai._errors import MoaiError
 from moai._version import __version__
-from moai_proto.v1 import job_pb2
 
 #: One accelerator's queue is named so when the user names none.
 DEFAULT_ACCELERATOR = "default"

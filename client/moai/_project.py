@@ -41,14 +41,14 @@ class TrainTable(_Strict):
     model_revision: str | None = None
     dataset: str | None = None
     dataset_revision: str | None = None
-    method: str | None = Field(None, pattern="^(full|lora)$")
-    max_steps: int | None = Field(None, gt=0)
-    epochs: float | None = Field(None, gt=0)
-    batch_size: int | None = Field(None, gt=0)
-    block_size: int | None = Field(None, gt=1)
-    learning_rate: float | None = Field(None, gt=0)
+    method: str | None = Field(default=None, pattern="^(full|lora)$")
+    max_steps: int | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
+    batch_size: int | None = Field(default=None, gt=0)
+    block_size: int | None = Field(default=None, gt=1)
+    learning_rate: float | None = Field(default=None, gt=0)
     template: str | None = None
-    sample: int | None = Field(None, gt=0)
+    sample: int | None = Field(default=None, gt=0)
     output: str | None = None
     settings: dict[str, str | int | float | bool | list[str]] = Field(default_factory=dict)
 
@@ -62,7 +62,7 @@ class LogTable(_Strict):
 class Project(_Strict):
     """The whole file. ``path`` is where it lies."""
 
-    path: Path | None = Field(None, exclude=True)
+    path: Path | None = Field(default=None, exclude=True)
     name: str | None = None
     host: str | None = None
     environment: str | None = None
@@ -71,8 +71,8 @@ class Project(_Strict):
     setup: str | None = None
     variables: dict[str, str] = Field(default_factory=dict)
     secrets: list[str] = Field(default_factory=list)
-    train: TrainTable = Field(default_factory=TrainTable)
-    log: LogTable = Field(default_factory=LogTable)
+    train: TrainTable = TrainTable()
+    log: LogTable = LogTable()
 
 
 def load_project(folder: Path | None = None) -> Project | None:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from moai_proto.v1 import errors_pb2
 
 from moai._config import HostConfig
 from moai._errors import LinkLost, MoaiError
 from moai._ssh.prompts import NoPrompter, Prompter
-from moai_proto.v1 import errors_pb2
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 TRAILER = "moai-error-bin"
@@ -50,7 +50,7 @@ Say = Callable[[str], None]
 def error_trailer(error: MoaiError) -> tuple[str, bytes]:
     """The trailer of a typed error, as the agent makes it."""
     info = errors_pb2.ErrorInfo(
-        reason=errors_pb2.ErrorReason.Value("ERROR_REASON_" + error.reason),
+        reason=errors_pb2.ErrorReason.Value("ERROR_REASON_" + error.reason),  # type: ignore[arg-type]
         message=error.message,
         next=error.next,
         details={k: str(v) for k, v in error.details.items()},
@@ -91,7 +91,7 @@ class Backoff:
     def next_s(self) -> float:
         """Seconds to wait before the next try."""
         self.tries += 1
-        return random.uniform(0.5, 1.0) * min(20.0, 0.2 * 2**self.tries)
+        return float(random.uniform(0.5, 1.0) * min(20.0, 0.2 * 2**self.tries))
 
 
 class Session:

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moai_proto.v1 import dataset_pb2, file_pb2, file_pb2_grpc, training_pb2
+
 from moai._errors import MoaiError
 from moai._options import DEFAULT_ACCELERATOR, JobOptions, hub_endpoint, setting
-from moai_proto.v1 import dataset_pb2, file_pb2, file_pb2_grpc, training_pb2
 
 if TYPE_CHECKING:
     from moai._host import Host

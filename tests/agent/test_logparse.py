@@ -8,7 +8,6 @@ import math
 import re
 
 import pytest
-
 from moai_agent.jobs import dialects
 from moai_agent.jobs.logparse import MAX_LINE_BYTES, Found, LogParser
 

@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import pytest
-
 from moai_agent.jobs import fault_rules
 from moai_agent.jobs.logparse import LogParser, fatal_after_last_good
 

@@ -6,9 +6,9 @@ import pytest
 
 pytest.importorskip("hypothesis", reason="hypothesis is not installed for this Python")
 
-from hypothesis import HealthCheck, given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
-from moai_agent.devices.smi import parse  # noqa: E402
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from moai_agent.devices.smi import parse
 
 WORD = st.text(string.ascii_letters + string.digits + ".", min_size=1, max_size=12).filter(
     lambda s: s.strip(".")

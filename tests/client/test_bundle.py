@@ -16,7 +16,6 @@ import threading
 from pathlib import Path
 
 import pytest
-
 from moai._bootstrap import archive, bundle, lockfile, payload, wheels
 from moai._bootstrap.targets import Target
 from moai._errors import MoaiError

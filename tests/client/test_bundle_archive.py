@@ -5,7 +5,6 @@ import io
 import tarfile
 
 import pytest
-
 from moai._bootstrap import archive, bundle
 from moai._errors import MoaiError
 

@@ -3,7 +3,6 @@
 import sys
 
 import pytest
-
 from moai._bootstrap import lockfile
 from moai._bootstrap.lockfile import Wheel
 from moai._bootstrap.targets import Target

@@ -10,7 +10,6 @@ import threading
 import zipfile
 
 import pytest
-
 from moai._bootstrap import cache, lockfile, wheels
 from moai._bootstrap.targets import Target
 from moai._errors import MoaiError

@@ -2,13 +2,13 @@
 
 import hashlib
 import os
-from pathlib import Path
 import signal
 import socket
 import stat
 import subprocess
 import threading
 from contextlib import closing
+from pathlib import Path
 
 import paramiko
 import pytest

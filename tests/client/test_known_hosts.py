@@ -9,7 +9,6 @@ import subprocess
 import threading
 
 import pytest
-
 from fakes.sshd import Sshd, make_key
 from moai._ssh.known_hosts import (
     HostKey,

@@ -6,7 +6,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
 from fakes.sshd import Sshd, wait_until
 from moai._errors import MoaiError
 from moai._ssh import resolve as resolve_module

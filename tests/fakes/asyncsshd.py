@@ -66,7 +66,7 @@ class AsyncSshd:
         public = self.host_key.export_public_key().decode().strip()
         self.known_hosts.write_text(f"[127.0.0.1]:{self.port} {public}\n")
 
-    def __enter__(self) -> "AsyncSshd":  # noqa: PYI034 - Self is newer than 3.10
+    def __enter__(self) -> "AsyncSshd":
         return self
 
     def __exit__(self, *exc_info: object) -> None:

@@ -11,6 +11,8 @@ works as root and as an ordinary user (who can then log in only as themself).
 The log of the server is ``box.log_text()``; ``log_level="DEBUG1"`` shows every authentication request.
 """
 
+from __future__ import annotations
+
 import os
 import pwd
 import shlex
@@ -162,7 +164,7 @@ class Sshd:
             self._lines.append("ForceCommand " + str(self._write_shell_wrapper(shell)))
         self.start()
 
-    def __enter__(self) -> "Sshd":  # noqa: PYI034 - Self is newer than 3.10
+    def __enter__(self) -> "Sshd":
         return self
 
     def __exit__(self, *exc_info: object) -> None:

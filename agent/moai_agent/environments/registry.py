@@ -8,11 +8,12 @@ import threading
 import time
 from typing import Any, Dict, List, Optional, Tuple
 
+from moai_worker import jobdir
+
 from moai_agent.config import Config
 from moai_agent.devices import probe
 from moai_agent.environments import Activated, Environment, EnvironmentChoice, activate, choose, list_environments, login_env
 from moai_agent.errors import AgentError
-from moai_worker import jobdir
 
 _FRESH_S = 30.0
 

@@ -9,11 +9,12 @@ import os
 import time
 from typing import Any, Dict, List, Optional, Set
 
-from moai_agent.jobs.journal import Journal
-from moai_agent.jobs.logparse import LogParser
 from moai_worker import records
 from moai_worker.evidence import Evidence
 from moai_worker.jobdir import TERMINAL_STATES, JobDir, write_json
+
+from moai_agent.jobs.journal import Journal
+from moai_agent.jobs.logparse import LogParser
 
 _CURSOR_BYTES = 1024 * 1024
 _CURSOR_S = 5.0

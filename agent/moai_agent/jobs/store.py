@@ -12,14 +12,15 @@ import shutil
 import time
 from typing import Any, Dict, List, Optional, Tuple
 
+from moai_worker import identity, jobdir, records, stopping
+from moai_worker.evidence import Evidence
+from moai_worker.jobdir import TERMINAL_STATES, JobDir
+
 from moai_agent.config import Config
 from moai_agent.errors import AgentError
 from moai_agent.jobs import names
 from moai_agent.jobs.follower import Follower
 from moai_agent.spawner import Spawner
-from moai_worker import identity, jobdir, records, stopping
-from moai_worker.evidence import Evidence
-from moai_worker.jobdir import TERMINAL_STATES, JobDir
 
 
 class Entry:

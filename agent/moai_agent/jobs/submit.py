@@ -11,13 +11,13 @@ import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from google.protobuf.message import Message
+from moai_proto.v1 import dataset_pb2, job_pb2, model_pb2, training_pb2
+from moai_worker import jobdir
 
 from moai_agent import work
 from moai_agent.errors import AgentError
 from moai_agent.jobs import names, plans
 from moai_agent.jobs.store import Entry, request_digest
-from moai_proto.v1 import dataset_pb2, job_pb2, model_pb2, training_pb2
-from moai_worker import jobdir
 
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9_.-]{8,128}$")
 _VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")

@@ -7,9 +7,10 @@ import sys
 import time
 from typing import Any, List
 
-from moai_agent import PROTOCOL_MAX, PROTOCOL_MIN, __version__, convert, work
 from moai_proto.v1 import agent_pb2, agent_pb2_grpc
 from moai_worker import identity
+
+from moai_agent import PROTOCOL_MAX, PROTOCOL_MIN, __version__, convert, work
 
 
 class AgentServicer(agent_pb2_grpc.AgentServiceServicer):

@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from moai_proto.v1 import dataset_pb2, dataset_pb2_grpc
+
 from moai_agent import convert
 from moai_agent.jobs import submit
-from moai_proto.v1 import dataset_pb2, dataset_pb2_grpc
 
 
 class DatasetServicer(dataset_pb2_grpc.DatasetServiceServicer):

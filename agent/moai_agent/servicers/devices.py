@@ -3,8 +3,9 @@
 import asyncio
 from typing import Any
 
-from moai_agent.errors import AgentError
 from moai_proto.v1 import device_pb2, device_pb2_grpc
+
+from moai_agent.errors import AgentError
 
 
 class DeviceServicer(device_pb2_grpc.DeviceServiceServicer):

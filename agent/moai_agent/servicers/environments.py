@@ -3,8 +3,9 @@
 import asyncio
 from typing import Any
 
-from moai_agent import checks
 from moai_proto.v1 import environment_pb2, environment_pb2_grpc
+
+from moai_agent import checks
 
 _VERDICTS = {
     "ok": environment_pb2.VERDICT_OK,

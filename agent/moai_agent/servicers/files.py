@@ -7,10 +7,11 @@ import re
 import stat
 from typing import Any, AsyncIterator, List
 
-from moai_agent import work
-from moai_agent.errors import AgentError
 from moai_proto.v1 import file_pb2, file_pb2_grpc
 from moai_worker import jobdir
+
+from moai_agent import work
+from moai_agent.errors import AgentError
 
 _CHUNK = 512 * 1024
 _MAX_FILES = 100000

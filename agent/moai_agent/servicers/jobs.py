@@ -5,13 +5,14 @@ import json
 import os
 from typing import Any, AsyncIterator
 
+from moai_proto.v1 import job_pb2, job_pb2_grpc
+from moai_worker.jobdir import TERMINAL_STATES
+
 from moai_agent import convert
 from moai_agent.errors import AgentError
 from moai_agent.jobs import submit
 from moai_agent.jobs.journal import JournalReader
 from moai_agent.jobs.store import Entry
-from moai_proto.v1 import job_pb2, job_pb2_grpc
-from moai_worker.jobdir import TERMINAL_STATES
 
 _CHUNK = 512 * 1024
 _BATCH = 200

@@ -5,12 +5,13 @@ import os
 import shutil
 from typing import Any
 
-from moai_agent import convert, work
-from moai_agent.errors import AgentError
-from moai_agent.jobs import submit
 from moai_proto.v1 import model_pb2, model_pb2_grpc
 from moai_worker import hub
 from moai_worker.errors import StepError
+
+from moai_agent import convert, work
+from moai_agent.errors import AgentError
+from moai_agent.jobs import submit
 
 
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):

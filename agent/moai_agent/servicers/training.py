@@ -6,9 +6,10 @@ import os
 import sys
 from typing import Any
 
+from moai_proto.v1 import training_pb2, training_pb2_grpc
+
 from moai_agent import convert, work
 from moai_agent.jobs import plans, submit
-from moai_proto.v1 import training_pb2, training_pb2_grpc
 
 
 class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):

@@ -64,7 +64,7 @@ def _checks(target: Any, model: str, env: str) -> list[moai.Check]:
         found.append(moai.Check("clock", "warning", text, "times in listings are the container's"))
     else:
         found.append(moai.Check("clock", "ok", f"{abs(skew):.1f} s apart"))
-    return found + target.check(model=model, environment=env)
+    return [*found, *target.check(model=model, environment=env)]
 
 
 def _unreachable(error: moai.MoaiError) -> list[moai.Check]:

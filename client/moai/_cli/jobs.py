@@ -11,7 +11,21 @@ import typer
 import moai
 from moai._cli.clean import LogCleaner, clean
 from moai._cli.common import (
-    Force, JobName, Json, On, Plain, Yes, confirm, find_job, has_colour, hosts, note, on_each, pairs, print_json, seconds,
+    Force,
+    JobName,
+    Json,
+    On,
+    Plain,
+    Yes,
+    confirm,
+    find_job,
+    has_colour,
+    hosts,
+    note,
+    on_each,
+    pairs,
+    print_json,
+    seconds,
     worst,
 )  # fmt: skip
 from moai._cli.curve import chart
@@ -147,7 +161,7 @@ def event_text(event: moai.Event) -> str:
     d = event.data
     if event.type == "state":
         reason = d.get("reason") or {}
-        return d["state"] + (f": {reason['message']}" if reason else "")
+        return str(d["state"]) + (f": {reason['message']}" if reason else "")
     if event.type == "step":
         return f"{d['name']} {d['state'].lower()}" + (f" (exit {d['exit_code']})" if d.get("exit_code") else "")
     if event.type == "metric":

@@ -13,7 +13,19 @@ from moai._cli.common import Env, Json, NoLink, On, Plain, host, note, pairs, pr
 from moai._cli.follow import follow
 from moai._cli.settings import RECIPE, Value, merge
 from moai._cli.start import (
-    Accelerator, Detach, ExitCode, Expect, MaxDuration, Name, RequestId, Secret, Setenv, Setup, Workdir, announce, options,
+    Accelerator,
+    Detach,
+    ExitCode,
+    Expect,
+    MaxDuration,
+    Name,
+    RequestId,
+    Secret,
+    Setenv,
+    Setup,
+    Workdir,
+    announce,
+    options,
     own_code,
 )  # fmt: skip
 from moai._cli.table import print_table

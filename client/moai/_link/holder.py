@@ -89,7 +89,7 @@ class Starter:
         os.close(null)
 
 
-class Holder(grpc.GenericRpcHandler):
+class Holder(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Forwards every call; answers ``/moai.Link/*`` itself."""
 
     def __init__(self, host: HostConfig, starter: Starter, folder: Path) -> None:

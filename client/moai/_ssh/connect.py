@@ -17,7 +17,7 @@ import paramiko
 from moai._errors import MoaiError
 from moai._ssh import auth, hostkey
 from moai._ssh.dial import DEFAULT_TIMEOUTS, ProxyCommandChild, Timeouts, open_tcp, unreachable
-from moai._ssh.known_hosts import HostKey
+from moai._ssh.known_hosts import HostKey, Judgement
 from moai._ssh.prompts import NoPrompter, Prompter
 from moai._ssh.resolve import Resolved, resolve
 from moai._ssh.stream import ChannelStream
@@ -55,7 +55,7 @@ class Offered:
     """What a host showed in key exchange, and what our files say about it; nothing was authenticated."""
 
     key: HostKey
-    judgement: hostkey.Judgement
+    judgement: Judgement
 
 
 class SshConnection:
@@ -92,7 +92,7 @@ class SshConnection:
         """Ends this connection, then the jump connections and the ProxyCommand under it."""
         _close(self.transport, self._under)
 
-    def __enter__(self) -> SshConnection:  # noqa: PYI034 - Self is newer than 3.10
+    def __enter__(self) -> SshConnection:
         return self
 
     def __exit__(self, *exc_info: object) -> None:

@@ -104,6 +104,7 @@ def resolve(target: str, ssh_config: str | None = None) -> Resolved:
         ssh_config = os.path.abspath(os.path.expanduser(ssh_config))
         if not os.access(ssh_config, os.R_OK):
             raise MoaiError("CONFIG_INVALID", f"the ssh config file {ssh_config} cannot be read")
+    unread: tuple[str, ...]
     if shutil.which("ssh"):
         values, source, unread = _ask_ssh(typed, ssh_config), "ssh -G", ()
     else:

@@ -10,7 +10,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-import moai_state as moai  # noqa: E402
+import moai_state as moai
 
 
 def frame(title, header, rows, center=(), widths=None):

@@ -5,7 +5,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-import moai_state as moai  # noqa: E402
+import moai_state as moai
 
 
 def show(state):

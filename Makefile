@@ -1,0 +1,108 @@
+# moai: what a developer types. Everything lives in this folder: .venv (laptop side and tools), .venv-train
+# (torch and the training libraries, the stand-in for a user's environment), .venv-38 (agent and worker on
+# the oldest Python they serve), .cache. Variables:
+#   PYTHON       interpreter of .venv; default: the newest of 3.10 to 3.13 found, 3.11 first
+#   TORCH        what .venv-train installs as torch; default torch==2.13.0
+#   TORCH_INDEX  a wheel index with CPU builds of torch, for machines where plain pip would fetch a CUDA
+#                build of several GB; see pytorch.org for its address: make demo TORCH_INDEX=...
+
+SHELL := /bin/bash
+PYTHON ?= $(shell scripts/find_python.sh 3.11 3.12 3.13 3.10)
+PYTHON38 := $(shell scripts/find_python.sh 3.8)
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
+PIP := -m pip install --quiet --disable-pip-version-check
+SEEDS ?= 5
+WORKERS ?= 2
+
+.PHONY: install train-env agent-env test test-faults test-38 test-hub check fix bench demo clean stubs buf audit
+
+install: .venv/.done train-env agent-env .cache/.bundles
+
+.venv/.done: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "moai needs Python 3.10 or newer here" >&2; exit 1; }
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python $(PIP) --upgrade pip
+	.venv/bin/python $(PIP) -e '.[dev,plot]'
+	touch $@
+
+# torch first and alone: pip would otherwise take whatever build another package's range admits.
+train-env: .venv-train/.done
+.venv-train/.done: scripts/train-requirements.txt
+	test -x .venv-train/bin/python || $(PYTHON) -m venv .venv-train
+	.venv-train/bin/python $(PIP) --upgrade pip
+	.venv-train/bin/python $(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
+	.venv-train/bin/python $(PIP) -r scripts/train-requirements.txt
+	touch $@
+
+agent-env:
+ifeq ($(PYTHON38),)
+	@echo "!!! no Python 3.8 was found (PATH, ~/.pyenv): agent and worker are NOT tested on their oldest Python" >&2
+else
+	@$(MAKE) --no-print-directory .venv-38/.done
+endif
+.venv-38/.done: scripts/py38-requirements.txt
+	test -x .venv-38/bin/python || $(PYTHON38) -m venv .venv-38
+	.venv-38/bin/python $(PIP) --upgrade pip
+	.venv-38/bin/python $(PIP) -r scripts/py38-requirements.txt
+	touch $@
+
+# The agent's wheels for the Pythons that tests put on their containers, so that no test asks an index.
+.cache/.bundles: .venv/.done client/moai/_bootstrap/locks
+	.venv/bin/python scripts/fetch_bundles.py
+	touch $@
+
+test: install test-38 test-hub
+	.venv/bin/python -m pytest -q -n $(WORKERS) -m "not faults" tests
+
+test-38:
+ifneq ($(PYTHON38),)
+	.venv-38/bin/python -m pytest -q -n $(WORKERS) -m "not faults" tests/agent tests/worker
+endif
+
+# The files that need huggingface_hub itself, under 2.x and, on Python 3.8, under 0.36.
+HUB_TESTS := tests/worker/test_hub_libraries.py tests/worker/test_download_process.py
+test-hub: install
+	.venv-train/bin/python -m pytest -q $(HUB_TESTS)
+ifneq ($(PYTHON38),)
+	.venv-38/bin/python -m pytest -q $(HUB_TESTS)
+endif
+
+test-faults: install
+	MOAI_TEST_SEEDS=20 .venv/bin/python -m pytest -q -n $(WORKERS) tests/contract tests/e2e
+
+check: .venv/.done stubs buf
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/vermin -q --no-tips -t=3.8- --violations --eval-annotations agent
+	PYTHONPATH=client:proto:agent .venv/bin/lint-imports --no-cache
+	.venv/bin/python scripts/check_sizes.py
+
+fix: .venv/.done
+	.venv/bin/ruff check --fix .
+	sh scripts/gen_protos.sh
+
+stubs: .venv/.done
+	@rm -rf .cache/stubs && sh scripts/gen_protos.sh .cache/stubs
+	@diff -rq -x '*.proto' -x __init__.py -x __pycache__ proto/moai_proto/v1 .cache/stubs/moai_proto/v1 \
+	  || { echo "the committed stubs differ from what the .proto files give: make fix" >&2; exit 1; }
+
+# buf lies as a binary inside its npm package; without npm the lint is said to be skipped.
+BUF := node_modules/.bin/buf
+buf:
+	@if command -v npm >/dev/null; then \
+	  test -x $(BUF) || npm install --silent --no-save --no-audit --no-fund --ignore-scripts @bufbuild/buf@1.75.0; \
+	  $(BUF) lint proto && echo "buf lint: clean"; \
+	else echo "!!! npm is missing: buf lint of proto/ was SKIPPED" >&2; fi
+
+audit: .venv/.done
+	.venv/bin/pip-audit --skip-editable
+
+bench: install
+	.venv/bin/python benchmarks/run.py $(BENCH)
+
+demo: .venv/.done train-env
+	.venv/bin/python scripts/demo.py
+
+clean:
+	rm -rf .venv .venv-train .venv-38 .cache node_modules demo-output dist
