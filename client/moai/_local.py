@@ -32,7 +32,7 @@ def ensure_local(say: Callable[[str], None]) -> tuple[str, str]:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=60,
-            env=dict(os.environ, MOAI_HOME=str(home)) if os.environ.get("MOAI_HOME") else None,
+            env=_login_environment(home),
         )
     except subprocess.TimeoutExpired as error:
         raise MoaiError("AGENT_FAILED", "the local agent did not start within 60 s") from error
@@ -43,6 +43,16 @@ def ensure_local(say: Callable[[str], None]) -> tuple[str, str]:
     if not facts.get("ok"):
         raise MoaiError(facts["reason"], facts["message"])
     return _socket_address(Path(facts["run"])), facts["secret"]
+
+
+def _login_environment(home: Path) -> dict[str, str]:
+    """What a login would have. The agent outlives this shell: its exports, secrets among them, do not
+    belong there, and what is activated in it must not decide for later commands."""
+    kept = ("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "TZ", "TMPDIR", "XDG_RUNTIME_DIR", "SSL_CERT_FILE")
+    env = {k: v for k, v in os.environ.items() if k in kept or k.startswith("LC_") or k.lower().endswith("_proxy")}
+    if os.environ.get("MOAI_HOME"):
+        env["MOAI_HOME"] = str(home)
+    return env
 
 
 def _unpacked(home: Path) -> Path:

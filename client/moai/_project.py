@@ -19,10 +19,11 @@ Example (``moai init`` writes one)::
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from moai._config import parse_toml
 from moai._errors import MoaiError
@@ -31,7 +32,14 @@ FILE = "moai.toml"
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def _setting(value: Any) -> Any:
+    texts = isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if texts or isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise ValueError("a setting is a text, a number, true, false or a list of texts")
 
 
 class TrainTable(_Strict):
@@ -50,7 +58,7 @@ class TrainTable(_Strict):
     template: str | None = None
     sample: int | None = Field(default=None, gt=0)
     output: str | None = None
-    settings: dict[str, str | int | float | bool | list[str]] = Field(default_factory=dict)
+    settings: dict[str, Annotated[Any, AfterValidator(_setting)]] = Field(default_factory=dict)
 
 
 class LogTable(_Strict):
@@ -89,12 +97,19 @@ def load_project(folder: Path | None = None) -> Project | None:
 
 
 def _read(path: Path) -> Project:
-    raw = parse_toml(path.read_text(encoding="utf-8"), path)
     try:
-        project = Project.model_validate({k: v for k, v in raw.items() if k != "path"})
+        raw = parse_toml(path.read_text(encoding="utf-8-sig"), path)
+    except (OSError, UnicodeDecodeError) as error:
+        what = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else f"cannot be read: {error.strerror}"
+        raise MoaiError("CONFIG_INVALID", f"{path} {what}", f"edit {path}") from error
+    # The file itself may not say where it lies.
+    mistakes = ["unknown setting 'path'"] if raw.pop("path", None) is not None else []
+    try:
+        project = Project.model_validate(raw)
     except ValidationError as error:
-        mistakes = "; ".join(_mistake(item) for item in error.errors())
-        raise MoaiError("CONFIG_INVALID", f"{path}: {mistakes}", f"edit {path}") from error
+        mistakes += [_mistake(item) for item in error.errors()]
+    if mistakes:
+        raise MoaiError("CONFIG_INVALID", f"{path}: {'; '.join(mistakes)}", f"edit {path}")
     return project.model_copy(update={"path": path})
 
 
@@ -102,4 +117,7 @@ def _mistake(item: Any) -> str:
     where = ".".join(str(part) for part in item["loc"]) or "the file"
     if item["type"] == "extra_forbidden":
         return f"unknown setting {where!r}"
-    return f"{where} is {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
+    if item["type"] in ("model_type", "dict_type"):
+        return f"{where} is not a table"
+    said = item["msg"].removeprefix("Value error, ")
+    return f"{where} is {item['input']!r}: {said[0].lower()}{said[1:]}"

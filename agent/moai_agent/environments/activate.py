@@ -26,7 +26,8 @@ from moai_agent.environments.inspect import names_in, read_text
 RESOLVING = "MOAI_RESOLVING_ENVIRONMENT"
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_OF_THE_SHELL = ("_", "SHLVL", "PWD", "OLDPWD", "PS1", RESOLVING)
+# COLUMNS and LINES are the size of a terminal that was there for the asking only.
+_OF_THE_SHELL = ("_", "SHLVL", "PWD", "OLDPWD", "PS1", "COLUMNS", "LINES", RESOLVING)
 _NOT_SHELLS = ("nologin", "false", "true", "git-shell", "rbash", "scponly")
 _UNSET = "***unset***"  # conda's own mark for "this stored variable is not to be set"
 

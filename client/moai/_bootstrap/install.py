@@ -16,7 +16,7 @@ from typing import Any
 
 from moai import _paths
 from moai._bootstrap.targets import Target
-from moai._dial import REMOTE_LINE, read_answer
+from moai._dial import open_channel, read_answer
 from moai._errors import MoaiError
 from moai._ssh.seam import Connection
 
@@ -35,8 +35,10 @@ Say = Callable[[str], None]
 
 def probe(connection: Connection) -> tuple[dict[str, str], set[str], str]:
     """Facts of the Python to use, payload folders that are there, and the state folder."""
-    stream = connection.open_exec(REMOTE_LINE)
-    script = files("moai._bootstrap").joinpath("probe.sh").read_bytes()
+    stream = open_channel(connection)
+    # What the login prints must not pass for an answer: every line of ours carries this.
+    nonce = "-" + secrets.token_hex(8)
+    script = f"N={nonce}\n".encode() + files("moai._bootstrap").joinpath("probe.sh").read_bytes()
     timer = threading.Timer(_PROBE_S, stream.close)
     timer.daemon = True
     timer.start()
@@ -53,8 +55,9 @@ def probe(connection: Connection) -> tuple[dict[str, str], set[str], str]:
     refused: list[str] = []
     payloads: set[str] = set()
     home = ""
-    for line in output.decode("utf-8", "replace").splitlines():
-        word, _, rest = line.partition(" ")
+    for line in output.decode("utf-8", "replace").split("\n"):
+        marked, _, rest = line.partition(" ")
+        word = marked.removesuffix(nonce) if marked.endswith(nonce) else ""
         if word == "MOAI-HOME":
             home = rest
         elif word == "MOAI-PAYLOAD":
@@ -102,7 +105,7 @@ def _send(connection: Connection, python: str, path: Path, digest: str, size: in
     nonce = secrets.token_hex(8)
     program = files("moai._bootstrap").joinpath("remote_install.py").read_bytes()
     header = json.dumps({"nonce": nonce, "digest": digest, "size": size}).encode()
-    stream = connection.open_exec(REMOTE_LINE)
+    stream = open_channel(connection)
     try:
         stream.sendall(
             _RUN.encode() + b"\n" + python.encode() + b"\n%d\n" % len(program) + program + header + b"\n"

@@ -1,6 +1,7 @@
 M="${MOAI_HOME:-$HOME/.moai}"
-echo "MOAI-HOME $M"
-ls "$M/payload" 2>/dev/null | while IFS= read -r d; do echo "MOAI-PAYLOAD $d"; done
+case "$M" in "~/"*) M="$HOME/${M#??}";; esac
+printf '\n%s\n' "MOAI-HOME$N $M"
+ls "$M/payload" 2>/dev/null | while IFS= read -r d; do printf '%s\n' "MOAI-PAYLOAD$N $d"; done
 S='
 import sys, json, struct, platform
 ok = sys.version_info >= (3, 8)
@@ -19,13 +20,13 @@ if libc == "musl":
         import subprocess
         t = subprocess.run([p], stderr=subprocess.PIPE).stderr.decode("utf-8", "replace")
         version = t.partition("Version ")[2].split()[0] if "Version " in t else "1.1"
-print("MOAI-PY " + json.dumps({"ok": str(int(ok)), "why": why, "executable": sys.executable,
+print("\nMOAI-PY" + "".join(sys.argv[1:]) + " " + json.dumps({"ok": str(int(ok)), "why": why, "executable": sys.executable,
   "python_version": platform.python_version(), "implementation": sys.implementation.name,
   "abiflags": getattr(sys, "abiflags", ""), "pointer_bits": str(struct.calcsize("P") * 8),
   "system": platform.system(), "machine": platform.machine(), "libc": libc, "libc_version": version}))
 sys.exit(0 if ok else 1)
 '
-try() { [ -x "$1" ] && "$1" -I -S -c "$S" 2>/dev/null; }
+try() { [ -x "$1" ] && "$1" -I -S -c "$S" "$N" </dev/null 2>/dev/null; }
 for n in python3 python3.14 python3.13 python3.12 python3.11 python3.10 python3.9 python3.8 python; do
   p=$(command -v "$n" 2>/dev/null) && try "$p" && exit 0
 done

@@ -77,7 +77,7 @@ def on_each(targets: Sequence[Any], ask: Callable[[Any], T]) -> list[tuple[Any, 
 
 def worst(codes: Sequence[int]) -> int:
     """The exit code of several hosts."""
-    return next((code for code in SEVERITY if code in codes), 0)
+    return next((code for code in SEVERITY if code in codes), max(codes, default=0))
 
 
 def print_json(value: Any) -> None:

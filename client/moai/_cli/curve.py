@@ -19,7 +19,8 @@ def sparkline(values: Sequence[float], columns: int, rows: int = 1, plain: bool 
         return []
     cells = _averaged(values, columns)
     low, high = min(finite), max(finite)
-    span = (high - low) or 1.0
+    # Halves: the difference of two huge values of opposite sign is no number.
+    span = (high / 2 - low / 2) or 1.0
     blocks = _ASCII if plain else _BLOCKS
     lines = []
     for row in range(rows - 1, -1, -1):
@@ -29,7 +30,7 @@ def sparkline(values: Sequence[float], columns: int, rows: int = 1, plain: bool 
                 line += " "
                 continue
             # At least one step, so that the lowest point is seen.
-            level = max(1, round((cell - low) / span * (8 * rows)))
+            level = max(1, round((cell / 2 - low / 2) / span * (8 * rows)))
             line += blocks[min(8, max(0, level - 8 * row))]
         lines.append(line.rstrip() or " ")
     return lines
@@ -40,8 +41,13 @@ def _averaged(values: Sequence[float], columns: int) -> list[float | None]:
     cells: list[float | None] = []
     for at in range(count):
         part = [v for v in values[at * len(values) // count : (at + 1) * len(values) // count] if math.isfinite(v)]
-        cells.append(sum(part) / len(part) if part else None)
+        cells.append(min(max(part), max(min(part), sum(v / len(part) for v in part))) if part else None)
     return cells
+
+
+def _label(value: float) -> str:
+    """At most eight columns, with digits that tell."""
+    return f"{value:.3f}" if value == 0 or 0.01 <= abs(value) < 1000 else f"{value:.1e}"
 
 
 def chart(points: Sequence[tuple[int, float]], columns: int, rows: int = 8, plain: bool = False) -> list[str]:
@@ -52,7 +58,7 @@ def chart(points: Sequence[tuple[int, float]], columns: int, rows: int = 8, plai
         return ["no loss has been reported"]
     lines = sparkline(values, columns - 10, rows, plain)
     labels = [""] * len(lines)
-    labels[0], labels[-1] = f"{max(finite):.3f}", f"{min(finite):.3f}"
+    labels[-1], labels[0] = _label(min(finite)), _label(max(finite))
     bar = "|" if plain else "┤"
     out = [f"{label:>8}{bar}{line}" for label, line in zip(labels, lines, strict=True)]
     first, last = f"step {points[0][0]}", f"step {points[-1][0]}"

@@ -6,6 +6,7 @@ Nothing else may print to the same terminal meanwhile. Not a terminal: no status
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from moai._cli.clean import fit
 from moai._cli.common import columns
 
 _REDRAW_S = 0.1
+_SGR = re.compile("\x1b\\[[0-9;:]*m")
+_OFF = "\x1b[0m"
 
 
 class Screen:
@@ -31,6 +34,7 @@ class Screen:
         self._drawn = 0
         self._last_s = 0.0
         self._tail = ""
+        self._colours = ""
 
     def write(self, text: str) -> None:
         """Text as it is; a last line without its end is kept back until it is whole.
@@ -46,8 +50,7 @@ class Screen:
             self._tail = self._tail[-4096:]
         if newline:
             self._erase()
-            lines = [line.rstrip("\r").rpartition("\r")[2] for line in whole.split("\n")]
-            self._stream.write("\n".join(lines) + "\n")
+            self._text("".join(_last_state(line) + "\n" for line in whole.split("\n")))
             self.draw(force=True)
         else:
             self.draw()
@@ -67,9 +70,9 @@ class Screen:
         self._last_s = now
         room = columns() - 1
         lines = [_fit_coloured(line, room) for line in self._status()]
-        bar = self._tail.rpartition("\r")[2] or self._tail.rstrip("\r").rpartition("\r")[2]
-        if bar.strip():
-            lines.insert(0, fit(bar.strip(), room))
+        bar = _SGR.sub("", _last_state(self._tail)).expandtabs().strip()
+        if bar:
+            lines.insert(0, fit(bar, room))
         self._stream.write("".join(line + "\n" for line in lines))
         self._drawn = len(lines)
         self._stream.flush()
@@ -78,10 +81,19 @@ class Screen:
         """Print what was kept back and leave no status behind."""
         self._erase()
         if self._tail:
-            self._stream.write(self._tail.rstrip("\r").rpartition("\r")[2] + "\n")
+            tail = _last_state(self._tail)
+            self._text(tail + "\n" if _SGR.sub("", tail) else tail)
             self._tail = ""
         self._enabled = False
         self._stream.flush()
+
+    def _text(self, text: str) -> None:
+        """Text with the colours it left on last time, which are switched off below it: ours are our own."""
+        self._stream.write(self._colours + text)
+        for code in _SGR.findall(text):
+            self._colours = "" if code in (_OFF, "\x1b[m") else code if len(self._colours) > 256 else self._colours + code
+        if self._colours:
+            self._stream.write(_OFF)
 
     def _erase(self) -> None:
         if self._drawn:
@@ -89,11 +101,16 @@ class Screen:
             self._drawn = 0
 
 
+def _last_state(line: str) -> str:
+    """What is seen in the end of a line redrawn with carriage returns, and the colours set after it."""
+    states = line.split("\r")
+    at = next((at for at in range(len(states) - 1, -1, -1) if _SGR.sub("", states[at])), 0)
+    return states[at] + "".join(_SGR.findall("".join(states[at + 1 :])))
+
+
 def _fit_coloured(line: str, room: int) -> str:
     """Cut a line whose only escapes are our own colours."""
     if "\x1b" not in line:
         return fit(line, room)
-    import re
-
-    plain = re.sub(r"\x1b\[[0-9]*m", "", line)
+    plain = _SGR.sub("", line)
     return line if fit(plain, room) == plain else fit(plain, room)

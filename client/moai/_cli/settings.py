@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -70,7 +71,10 @@ def _first(
     for text, source in ((sets.get(name), f"--set {name}"), (os.environ.get(variable) or None, variable)):
         if text is not None:
             try:
-                return Value(kind(text), source)
+                value = kind(text)
+                if kind is float and not math.isfinite(value):
+                    raise ValueError(text)
+                return Value(value, source)
             except ValueError:
                 mistakes.append(f"{source} is {text!r}, not {'a whole number' if kind is int else 'a number'}")
                 return None

@@ -63,6 +63,8 @@ def options(
 def _secret(name: str) -> str:
     if "=" in name:
         raise moai.UsageError("USAGE", "--secret takes a name; a value there would be seen by others", "export it, then --secret NAME")
+    if not name.isascii() or not name.isidentifier():
+        raise moai.UsageError("USAGE", f"--secret {name!r} is not the name of a variable", "use letters, digits and _")
     value = os.environ.get(name)
     if value:
         return value

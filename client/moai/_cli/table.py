@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -9,6 +10,7 @@ from datetime import datetime, timezone
 from moai._cli.clean import clean, fit, width
 from moai._cli.common import columns, has_colour
 
+_NARROWEST = 4
 _STYLES = {
     "green": "\x1b[32m",
     "red": "\x1b[31m",
@@ -35,7 +37,7 @@ def paint(text: str, style: str, on: bool) -> str:
 def print_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str] = (), grow: int = -1, plain: bool = False
 ) -> None:
-    """Print rows under a header; column ``grow`` is cut when the terminal is too narrow.
+    """Print rows under a header; column ``grow`` is cut when the terminal is too narrow, then the widest ones.
 
     Args:
         styles: colour of each row's state column (the one named STATE or VERDICT), "" for none.
@@ -48,7 +50,9 @@ def print_table(
         room = columns() - 2 * (len(header) - 1)
         over = sum(widths) - room
         if over > 0:
-            widths[grow] = max(8, widths[grow] - over)
+            widths[grow] = max(min(8, widths[grow]), widths[grow] - over)
+        while sum(widths) > room and max(widths) > _NARROWEST:
+            widths[widths.index(max(widths))] -= 1
     colour = has_colour(plain)
     marked = next((at for at, name in enumerate(header) if name in ("STATE", "VERDICT")), -1)
     print(paint(_line(list(header), widths), "dim", colour))
@@ -69,7 +73,7 @@ def _line(row: Sequence[str], widths: Sequence[int], marked: int = -1, style: st
 
 def size(count: float | None) -> str:
     """Bytes in decimal units: ``269.1 MB``."""
-    if count is None:
+    if count is None or not math.isfinite(count):
         return "?"
     value = float(count)
     for unit in ("B", "kB", "MB", "GB"):
@@ -81,7 +85,7 @@ def size(count: float | None) -> str:
 
 def duration(seconds: float | None) -> str:
     """``42s``, ``3m10s``, ``2h05m``, ``1d03h``."""
-    if seconds is None:
+    if seconds is None or not math.isfinite(seconds):
         return "?"
     whole = max(0, round(seconds))
     if whole < 60:

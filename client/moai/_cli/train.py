@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from typing import Annotated, Any
 
@@ -135,8 +136,8 @@ def _require(recipe: dict[str, Value]) -> None:
     method = recipe.get("method")
     if method and method.value not in ("full", "lora"):
         raise moai.UsageError("USAGE", f"{method.source}: method {method.value!r} is neither full nor lora", "--method lora")
-    for name in ("max_steps", "epochs", "batch_size", "learning_rate", "sample"):
-        if name in recipe and recipe[name].value <= 0:
+    for name in ("max_steps", "epochs", "batch_size", "block_size", "learning_rate", "sample"):
+        if name in recipe and not 0 < recipe[name].value < math.inf:
             raise moai.UsageError("USAGE", f"{recipe[name].source}: {name} is {recipe[name].value}", "give a positive number")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -46,7 +47,7 @@ class JobView:
         return [line for line in handler(event, event.data) if line] if handler else []
 
     def _on_state(self, event: moai.Event, data: dict[str, Any]) -> list[str]:
-        self.state = data["state"]
+        self.state = clean(data["state"])
         reason = data.get("reason") or {}
         waiting = self.state == "QUEUED" or (not event.is_last and reason)
         self.condition = reason.get("message", "") if waiting else ""
@@ -57,7 +58,7 @@ class JobView:
         return []
 
     def _on_step(self, event: moai.Event, data: dict[str, Any]) -> list[str]:
-        name, state = str(data["name"]), data["state"]
+        name, state = clean(str(data["name"])), clean(data["state"])
         moment = event.time.timestamp() if event.time else time.time()
         if state == "RUNNING":
             self.step, self.phase, self.progress = name, "", None
@@ -95,7 +96,7 @@ class JobView:
         return [self._stamp(f"{self.step}: {self._metric_text()}")] if self.plain and not self._quiet else []
 
     def _on_message(self, event: moai.Event, data: dict[str, Any]) -> list[str]:
-        level = data.get("level") or "info"
+        level = clean(data.get("level") or "info")
         if data.get("code") == "ENVIRONMENT" and level == "info" and self._quiet:
             return []
         style = {"warning": "yellow", "error": "red"}.get(level, "dim")
@@ -107,7 +108,7 @@ class JobView:
         return []
 
     def _on_gap(self, event: moai.Event, data: dict[str, Any]) -> list[str]:
-        span = f"bytes {data['start_offset']} to {data['end_offset']} of {data['source']}"
+        span = f"bytes {data['start_offset']} to {data['end_offset']} of {clean(data['source'])}"
         return [self._stamp(paint(f"gap: {span}: {clean(data['text'])}", "red", self.colour))]
 
     def _stamp(self, text: str) -> str:
@@ -140,7 +141,7 @@ class JobView:
 
     def _progress_text(self) -> str:
         p = self.progress or {}
-        done, total, unit = p.get("done"), p.get("total"), p.get("unit") or ""
+        done, total, unit = p.get("done"), p.get("total"), clean(p.get("unit") or "")
         shown = size if unit == "bytes" else (lambda v: f"{v:,.0f}")
         text = shown(done or 0) + (f" / {shown(total)}" if total else "") + ("" if unit == "bytes" else f" {unit}")
         if p.get("rate"):
@@ -150,9 +151,9 @@ class JobView:
         return self._bar(done, total) + text
 
     def _bar(self, done: float | None, total: float | None) -> str:
-        if not total or done is None or self.plain:
+        if not total or done is None or self.plain or not math.isfinite(done / total):
             return ""
-        full = int(_BAR * min(1.0, done / total))
+        full = int(_BAR * min(1.0, max(0.0, done / total)))
         return "█" * full + "░" * (_BAR - full) + " "
 
     def _metric_text(self) -> str:
@@ -177,8 +178,8 @@ class JobView:
     def ending(self, info: moai.JobInfo) -> list[str]:
         """The last lines: how it ended, where the results are, what to do next."""
         took = (info.end_time - info.start_time).total_seconds() if info.end_time and info.start_time else None
-        word = paint(info.state, STATE_STYLE.get(info.state, "dim"), self.colour)
-        line = f"{word} {info.id} on {info.host}" + (f" in {duration(took)}" if took is not None else "")
+        word = paint(clean(info.state), STATE_STYLE.get(info.state, "dim"), self.colour)
+        line = f"{word} {clean(info.id)} on {info.host}" + (f" in {duration(took)}" if took is not None else "")
         if info.exit_code not in (None, 0):
             line += f", exit code {info.exit_code}"
         lines = [line]

@@ -1,0 +1,44 @@
+"""What must hold after any fault, named once: EV, LOG, EXIT, ONE (see docs/reliability.md)."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Dict, List
+
+TERMINAL = ("SUCCEEDED", "FAILED", "CANCELLED", "INTERRUPTED", "UNKNOWN")
+
+
+def read_events(path: Path) -> List[Dict[str, Any]]:
+    """Events as the listener kept them."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def check_ev(events: List[Dict[str, Any]]) -> None:
+    """EV: 1..N, no gap, no repeat; the terminal event is the last and the only one."""
+    assert [e["sequence"] for e in events] == list(range(1, len(events) + 1))
+    ends = [e for e in events if e["type"] == "state" and e["data"]["state"] in TERMINAL]
+    assert ends == events[-1:], ends
+
+
+def check_log(delivered: bytes, produced_sha256: str) -> None:
+    """LOG: the delivered bytes are the producer's."""
+    assert hashlib.sha256(delivered).hexdigest() == produced_sha256
+
+
+def check_exit(events: List[Dict[str, Any]], state: str, code: Any) -> None:
+    """EXIT: how it ended, as the producer ended."""
+    assert (events[-1]["data"]["state"], events[-1]["data"]["exit_code"]) == (state, code)
+
+
+def check_one(folder: Path, events: List[Dict[str, Any]]) -> None:
+    """ONE: the workload was started once, and the process is the same throughout."""
+    spawned = (folder / "spawned").read_text().split()
+    assert len(spawned) == 1, spawned
+    started = [e["data"] for e in events if e["type"] == "step" and e["data"]["state"] == "RUNNING"]
+    assert len(started) == 1
+    assert str(started[0]["pid"]) == spawned[0]
+
+
+def metrics_of(events: List[Dict[str, Any]]) -> List[int]:
+    """Training steps of the metric events, in order."""
+    return [e["data"]["step"] for e in events if e["type"] == "metric"]
