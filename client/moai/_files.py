@@ -6,17 +6,21 @@ Runs in the caller's process.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
+import time
+import unicodedata
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from moai_proto.v1 import file_pb2, file_pb2_grpc
 
-from moai._errors import LinkLost, MoaiError
+from moai._errors import HostUnreachable, MoaiError
 from moai._rpc import Backoff, Session
 from moai._types import FileEntry
 
@@ -28,7 +32,13 @@ _MAX_CUTS = 20
 Report = Callable[[str, int, int], None]
 
 #: Never sent by push: secrets and version control.
-SKIPPED = (".git", ".env", "__pycache__", ".venv", "node_modules", "id_rsa", "id_ed25519", "*.pem")
+SKIPPED = (
+    ".git", ".env", ".env.*", "__pycache__", ".venv", "node_modules", "id_rsa", "id_dsa", "id_ecdsa", "id_ed25519", "id_*_sk",
+    "*.pem", "*.ppk",
+)  # fmt: skip
+#: Controls, half characters, line ends and what reorders text (UAX 9): no name written here holds them.
+_REFUSED = ("Cc", "Cs", "Zl", "Zp")
+_BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 def listing(session: Session, path: str, digest: bool = True) -> tuple[str, bool, list[FileEntry]]:
@@ -58,15 +68,27 @@ def pull(session: Session, path: str, target: Path, only: str = "", say: Report 
     base = target if is_file else target / name
     seen: dict[str, str] = {}
     for entry in entries:
-        for part in PurePosixPath(entry.path).parts:
+        for part in PurePosixPath(entry.path).parts or ("",):
             _check_name(part)
-        twin = seen.setdefault(entry.path.casefold(), entry.path)
+        twin = seen.setdefault(unicodedata.normalize("NFC", entry.path).casefold(), entry.path)
         if twin != entry.path and not _is_case_sensitive(target):
             raise MoaiError("USAGE", f"{twin} and {entry.path} differ only in case, which this disk cannot keep", "pull one with --only")
     for entry in entries:
-        remote = root if is_file else f"{root}/{entry.path}"
-        _pull_one(session, remote, _inside(base, entry.path), entry, say)
+        remote, local = (root, entry.path) if is_file else (f"{root}/{entry.path}", f"{name}/{entry.path}")
+        with _on_laptop():
+            _pull_one(session, remote, _inside(target, local), entry, say)
     return base / entries[0].path if is_file else base
+
+
+@contextmanager
+def _on_laptop() -> Iterator[None]:
+    """Failures of the laptop's own files as MoaiError."""
+    try:
+        yield
+    except OSError as error:
+        reason = "DISK_FULL" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "FILE_NOT_HERE"
+        next_ = "free some space, then repeat it: what arrived is kept" if reason == "DISK_FULL" else "name another path here"
+        raise MoaiError(reason, f"{error.filename or 'the file'} on the laptop: {error.strerror or error}", next_) from error
 
 
 def _is_wanted(path: str, only: str) -> bool:
@@ -78,13 +100,15 @@ def _is_wanted(path: str, only: str) -> bool:
 
 
 def _check_name(name: str) -> None:
-    hostile = not name or name in (".", "..") or "/" in name or "\0" in name or any(not c.isprintable() for c in name)
+    hostile = not name or name in (".", "..") or any(c in "/" + _BIDI or unicodedata.category(c) in _REFUSED for c in name)
     if hostile or len(os.fsencode(name)) > 255:
-        raise MoaiError("USAGE", f"the container names a file {name!r}, which is not written here", "")
+        raise MoaiError("USAGE", f"the container names a file {name!r}, which is not written here", "rename it there, or leave it out with --only")
 
 
 def _is_case_sensitive(folder: Path) -> bool:
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = folder.absolute()
+    with _on_laptop():
+        folder.mkdir(parents=True, exist_ok=True)
     return not (folder / folder.name.swapcase()).exists() or folder.name == folder.name.swapcase()
 
 
@@ -106,7 +130,8 @@ def _pull_one(session: Session, remote: str, local: Path, entry: FileEntry, say:
         if say:
             say(entry.path, entry.size_bytes, entry.size_bytes)
         return
-    part = local.with_name(f".{local.name}.{entry.sha256[:12]}.part")
+    # Cut: the name itself may be as long as a name can be.
+    part = local.with_name(f".{local.name[:40]}.{entry.sha256[:12]}.part")
     digest, done = hashlib.sha256(), 0
     if part.is_symlink():
         part.unlink()
@@ -119,20 +144,22 @@ def _pull_one(session: Session, remote: str, local: Path, entry: FileEntry, say:
         while done < entry.size_bytes:
             try:
                 for answer in session.stream(_STUB, "GetFiles", file_pb2.GetFilesRequest(path=remote, offset=done)):
-                    out.write(answer.data)
-                    digest.update(answer.data)
-                    done += len(answer.data)
+                    # Not more than was announced: a log that grows is as it was when it was listed.
+                    data = answer.data[: entry.size_bytes - done]
+                    out.write(data)
+                    digest.update(data)
+                    done += len(data)
                     backoff.tries = 0
                     if say:
                         say(entry.path, done, entry.size_bytes)
+                    if done >= entry.size_bytes:
+                        break
                 if done < entry.size_bytes:
                     break  # The file became shorter: the digest tells.
-            except LinkLost:
+            except HostUnreachable as error:
                 cuts += 1
-                if cuts > _MAX_CUTS:
+                if cuts > _MAX_CUTS or error.reason not in ("LINK_LOST", "HOST_UNREACHABLE"):
                     raise
-                import time
-
                 time.sleep(backoff.next_s())
         out.flush()
         os.fsync(out.fileno())
@@ -149,37 +176,50 @@ def push(session: Session, local: Path, target: str = "", say: Report | None = N
     """Copy a file or folder to the container.
 
     Args:
-        target: where on the container; a folder ends with ``/`` or takes the same name. Empty: a
-            content-addressed place in the work folder (files only).
+        target: where on the container, made if missing. A file goes into a folder that is there or ends
+            with ``/``; a folder becomes ``target`` itself, or ``target/NAME`` when that ends with ``/``.
+            Empty: a content-addressed place in the work folder (files only).
 
-    Returns the absolute path there. Links, devices and the names in SKIPPED are left out.
-    Raises MoaiError: FILE_NOT_HERE, DISK_FULL, HOME_NOT_WRITABLE, LINK_LOST.
+    Returns the absolute path there. What is there with the same content is not sent again. Links, devices
+    and the names in SKIPPED are left out.
+    Raises MoaiError: FILE_NOT_HERE, USAGE, DISK_FULL, HOME_NOT_WRITABLE, DOWNLOAD_CORRUPT, LINK_LOST.
     """
     if local.is_file():
         where = target + local.name if target.endswith("/") else target
-        return _push_one(session, local, where, local.name, say)
+        with _on_laptop():
+            return _push_one(session, local, where, local.name, say, _sha256(local))
     if not local.is_dir():
-        raise MoaiError("FILE_NOT_HERE", f"{local} does not exist on the laptop", "")
+        raise MoaiError("FILE_NOT_HERE", f"{local} does not exist on the laptop", "check the path")
     base = (target + local.resolve().name) if target.endswith("/") else (target or local.resolve().name)
-    there = _known(session, base)
-    last = ""
-    for path in _tree(local):
+    paths = list(_tree(local))
+    if not paths:
+        raise MoaiError("FILE_NOT_HERE", f"{local} holds no file to send", f"these are never sent: {', '.join(SKIPPED)}")
+    root, there = _known(session, base)
+    for path in paths:
         relative = path.relative_to(local).as_posix()
-        known = there.get(relative)
-        if known and known.size_bytes == path.stat().st_size and known.sha256 == _sha256(path):
-            continue
-        last = _push_one(session, path, f"{base}/{relative}", relative, say)
-        last = last[: -len(relative) - 1]
-    return last or base
+        with _on_laptop():
+            if _is_same(path, there.get(relative)):
+                continue
+            root = _push_one(session, path, f"{base}/{relative}", relative, say)[: -len(relative) - 1]
+    return root
 
 
-def _known(session: Session, base: str) -> dict[str, FileEntry]:
+def _known(session: Session, base: str) -> tuple[str, dict[str, FileEntry]]:
+    """What is there already: absolute path and files by relative name; nothing when it cannot be listed."""
     try:
-        return {entry.path: entry for entry in listing(session, base)[2]}
+        root, _, entries = listing(session, base)
     except MoaiError as error:
-        if error.reason == "FILE_NOT_FOUND":
-            return {}
+        if error.reason in ("FILE_NOT_FOUND", "USAGE"):
+            return base, {}
         raise
+    return root, {entry.path: entry for entry in entries}
+
+
+def _is_same(path: Path, known: FileEntry | None) -> bool:
+    facts = path.stat()
+    if known is None or known.size_bytes != facts.st_size or (known.mode ^ facts.st_mode) & stat.S_IXUSR:
+        return False
+    return known.sha256 == _sha256(path)
 
 
 def _tree(folder: Path) -> Iterator[Path]:
@@ -191,29 +231,38 @@ def _tree(folder: Path) -> Iterator[Path]:
                 yield path
 
 
+def _check_sendable(path: Path) -> None:
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise MoaiError("USAGE", f"the name of {str(path)!r} is not UTF-8 and cannot be sent", "rename it") from error
+
+
 def _is_skipped(name: str) -> bool:
     return any(fnmatch(name, pattern) for pattern in SKIPPED)
 
 
-def _push_one(session: Session, local: Path, target: str, name: str, say: Report | None) -> str:
-    size = local.stat().st_size
+def _push_one(session: Session, local: Path, target: str, name: str, say: Report | None, sha256: str = "") -> str:
+    """Send one file; with ``sha256`` only if it is not there yet, and into ``target`` if that is a folder there."""
+    _check_sendable(local)
+    with open(local, "rb") as source:
+        facts = os.fstat(source.fileno())
 
-    def requests() -> Iterator[Any]:
-        digest, done = hashlib.sha256(), 0
-        first = file_pb2.PutFilesRequest(
-            path=target, name="" if target else local.name, size_bytes=size, mode=local.stat().st_mode & 0o777
-        )
-        yield first
-        with open(local, "rb") as source:
+        def requests() -> Iterator[Any]:
+            digest, done = hashlib.sha256(), 0
+            yield file_pb2.PutFilesRequest(
+                path=target, name=local.name if sha256 else "", size_bytes=facts.st_size, mode=facts.st_mode & 0o777, sha256=sha256
+            )
+            source.seek(0)
             while block := source.read(_CHUNK):
                 digest.update(block)
                 done += len(block)
                 if say:
-                    say(name, done, size)
+                    say(name, done, facts.st_size)
                 yield file_pb2.PutFilesRequest(data=block)
-        yield file_pb2.PutFilesRequest(sha256=digest.hexdigest())
+            yield file_pb2.PutFilesRequest(sha256=digest.hexdigest())
 
-    answer = session.upload(_STUB, "PutFiles", requests, timeout_s=24 * 3600.0)
+        answer = session.upload(_STUB, "PutFiles", requests, timeout_s=24 * 3600.0)
     return str(answer.path)
 
 

@@ -32,7 +32,8 @@ from moai import _convert, _files, _index, _submit
 from moai import _types as t
 from moai._config import HostConfig
 from moai._errors import MoaiError
-from moai._job import Job
+from moai._degraded import REASONS, Inspector
+from moai._job import DegradedJob, Job
 from moai._options import DEFAULT_ACCELERATOR, JobOptions, hub_endpoint, hub_token, with_token
 from moai._rpc import Say, Session
 from moai._ssh.prompts import Prompter
@@ -124,6 +125,19 @@ class Host:
 
     def jobs(self, limit: int = 1000) -> list[t.JobInfo]:
         """Jobs of this container, newest first."""
+        try:
+            return self._jobs(limit)
+        except MoaiError as error:
+            return self._inspector(error).jobs()[:limit]
+
+    def _inspector(self, error: MoaiError) -> Inspector:
+        """The way past an agent that cannot start; raises the error where that is not the cause."""
+        if error.reason not in REASONS:
+            raise error
+        self.session.say(f"the agent cannot be started ({error.message}); reading job folders over plain SSH")
+        return Inspector(self, error)
+
+    def _jobs(self, limit: int) -> list[t.JobInfo]:
         found: list[t.JobInfo] = []
         token = ""
         while len(found) < limit:
@@ -137,7 +151,11 @@ class Host:
 
     def job(self, text: str) -> Job:
         """A job by id, unique prefix, name or ``last``."""
-        answer = self.session.call(_JOBS, "GetJob", job_pb2.GetJobRequest(job=text))
+        try:
+            answer = self.session.call(_JOBS, "GetJob", job_pb2.GetJobRequest(job=text))
+        except MoaiError as error:
+            inspector = self._inspector(error)
+            return DegradedJob(self, inspector.job(text), inspector, error)
         info = _convert.job(self.name, answer.job)
         _index.remember_if_new(info.id, self.name)
         return Job(self, info)

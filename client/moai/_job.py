@@ -23,6 +23,7 @@ from moai._types import Event, JobInfo, LogChunk
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from moai._degraded import Inspector
     from moai._host import Host
 
 _STUB = job_pb2_grpc.JobServiceStub
@@ -193,6 +194,56 @@ class Job:
         if not info.output:
             raise MoaiError("FILE_NOT_FOUND", f"job {self.id} has no result folder", f"moai remote show {self.id}")
         return self.host.pull(info.output, target, only=only, say=say)
+
+
+class DegradedJob(Job):
+    """A job of a host whose agent cannot start: it can be looked at, its log read, and it can be ended."""
+
+    def __init__(self, host: Host, info: JobInfo, inspector: Inspector, why: MoaiError) -> None:
+        super().__init__(host, info)
+        self._inspector, self._why = inspector, why
+
+    def refresh(self) -> JobInfo:
+        """Read the folder again."""
+        self.info = self._inspector.job(self.id)
+        return self.info
+
+    def log(self, offset: int = 0, follow: bool = False, on_link: LinkReport | None = None) -> Iterator[bytes]:
+        """The log to its present end; following needs the agent."""
+        if follow:
+            raise self._why
+        return self._inspector.log(self.id, offset)
+
+    def cancel(self, grace_s: float = 10.0, force: bool = False) -> JobInfo:
+        """End it without the agent."""
+        theirs = self.info.owner
+        if theirs and theirs != owner() and not force:
+            raise MoaiError("JOB_NOT_OWNED", f"job {self.id} belongs to {theirs}", "repeat with --force if you mean it")
+        self.info = self._inspector.cancel(self.id, grace_s)
+        return self.info
+
+    def wait(self, timeout: float | None = None, check: bool = True) -> JobInfo:
+        """Poll the folder until the job has ended; see ``Job.wait``."""
+        end_s = None if timeout is None else time.monotonic() + timeout
+        while not self.refresh().ended:
+            if end_s is not None and time.monotonic() > end_s:
+                raise WaitTimeout("TIMED_OUT", f"job {self.id} has not ended within {timeout:g} s", "")
+            time.sleep(0.5)
+        if check and self.info.state != "SUCCEEDED":
+            raise ending(self.info)
+        return self.info
+
+    def events(self, after: int = 0, follow: bool = True, on_link: LinkReport | None = None) -> Iterator[Event]:
+        """Raises what keeps the agent from starting."""
+        raise self._why
+
+    def stream(self, after: int = 0, offset: int = 0, on_link: LinkReport | None = None) -> Iterator[Event | LogChunk]:
+        """Raises what keeps the agent from starting."""
+        raise self._why
+
+    def spec_and_plan(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Raises what keeps the agent from starting."""
+        raise self._why
 
 
 def ending(info: JobInfo) -> MoaiError:

@@ -18,11 +18,16 @@ from moai import _paths
 from moai._errors import MoaiError
 
 
+def state_folder() -> Path:
+    """``MOAI_HOME`` or ``~/.moai``, absolute."""
+    return Path(os.environ.get("MOAI_HOME") or "~/.moai").expanduser().absolute()
+
+
 def ensure_local(say: Callable[[str], None]) -> tuple[str, str]:
     """Start the local agent if none runs; returns its gRPC address and the secret it wants."""
     if sys.platform != "linux":
         raise MoaiError("UNSUPPORTED", f"jobs on the laptop itself need Linux, this is {sys.platform}", "use a container")
-    home = Path(os.environ.get("MOAI_HOME") or "~/.moai").expanduser().absolute()
+    home = state_folder()
     payload = _unpacked(home)
     nonce = secrets.token_hex(8)
     relay = payload / "worker" / "relay.py"

@@ -144,6 +144,16 @@ class Session:
         self._secret = self._upstream.handshake.secret
         return str(self._upstream.address)
 
+    def plain_connection(self) -> Any:
+        """An SSH connection beside the link, for the degraded path; the caller closes it."""
+        from moai._link.upstream import open_connection
+
+        return open_connection(self.host, self._prompts)
+
+    def say(self, text: str) -> None:
+        """Progress for people."""
+        self._say(text)
+
     def _drop(self, generation: int | None = None) -> None:
         with self._lock:
             if generation is not None and generation != self._generation:

@@ -42,6 +42,7 @@ class FileServicer(file_pb2_grpc.FileServiceServicer):
     def _compare(self, request: file_pb2.CompareFilesRequest) -> file_pb2.CompareFilesResponse:
         root = self._resolve(request.path)
         if os.path.isfile(root):
+            root = os.path.realpath(root)  # GetFiles follows no link.
             entry = _entry(root, os.path.basename(root), request.digest_wanted)
             return file_pb2.CompareFilesResponse(root=root, is_file=True, files=[entry])
         if not os.path.isdir(root):
@@ -51,11 +52,13 @@ class FileServicer(file_pb2_grpc.FileServiceServicer):
             folders.sort()
             for name in sorted(files):
                 path = os.path.join(folder, name)
-                if not stat.S_ISREG(os.lstat(path).st_mode):
-                    continue
                 if len(found) >= _MAX_FILES:
-                    raise AgentError("USAGE", "%s holds more than %d files" % (root, _MAX_FILES))
-                found.append(_entry(path, os.path.relpath(path, root), request.digest_wanted))
+                    raise AgentError("USAGE", "%s holds more than %d files" % (root, _MAX_FILES), "name a folder in it")
+                try:
+                    if stat.S_ISREG(os.lstat(path).st_mode):
+                        found.append(_entry(path, os.path.relpath(path, root), request.digest_wanted))
+                except FileNotFoundError:
+                    continue  # Removed since the folder was read, as old checkpoints are.
         return file_pb2.CompareFilesResponse(root=root, files=found)
 
     async def GetFiles(
@@ -64,10 +67,13 @@ class FileServicer(file_pb2_grpc.FileServiceServicer):
         """Bytes from an offset; no message for an empty rest."""
         path = self._resolve(request.path)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            # Without O_NONBLOCK a pipe nobody writes to would hold up the whole agent.
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as error:
             raise AgentError("FILE_NOT_FOUND", "%s: %s" % (path, error.strerror))
         try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise AgentError("FILE_NOT_FOUND", "%s is not a regular file" % path)
             offset = request.offset
             while True:
                 data = os.pread(fd, _CHUNK, offset)
@@ -81,13 +87,21 @@ class FileServicer(file_pb2_grpc.FileServiceServicer):
     async def PutFiles(
         self, request_iterator: AsyncIterator[file_pb2.PutFilesRequest], context: Any
     ) -> file_pb2.PutFilesResponse:
-        """Write to a temp name beside the target, compare size and digest, rename."""
+        """Write to a temp name beside the target, compare size and digest, rename.
+
+        A first message with a digest asks whether the file is there already; then nothing is written.
+        """
+        loop = asyncio.get_running_loop()
         digest, size, temp, fd = hashlib.sha256(), 0, "", -1
         first, wanted = None, ""
         try:
             async for message in request_iterator:
                 if first is None:
                     first = message
+                    if first.sha256:
+                        target = self._target(first, first.sha256)
+                        if await loop.run_in_executor(None, _is_there, target, first):
+                            return file_pb2.PutFilesResponse(path=target)
                     folder = self._folder_for(first)
                     temp = os.path.join(folder, ".moai-part-" + os.urandom(8).hex())
                     fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -99,15 +113,24 @@ class FileServicer(file_pb2_grpc.FileServiceServicer):
             if first is None:
                 raise AgentError("USAGE", "an empty stream of files")
             if size != first.size_bytes or digest.hexdigest() != wanted:
-                raise AgentError("BUNDLE_CORRUPT", "the file arrived altered (%d of %d bytes)" % (size, first.size_bytes))
+                raise AgentError(
+                    "DOWNLOAD_CORRUPT",
+                    "%s changed while it was sent, or arrived altered (%d of %d bytes)"
+                    % (first.name or os.path.basename(first.path), size, first.size_bytes),
+                    "push it again",
+                )
             target = self._target(first, wanted)
             os.fchmod(fd, (first.mode or 0o600) & 0o700)
-            os.fsync(fd)
+            # Seconds for a large file: calls and keepalives must not wait for it.
+            await loop.run_in_executor(None, os.fsync, fd)
             os.replace(temp, target)
             return file_pb2.PutFilesResponse(path=target)
         except OSError as error:
             reason = "DISK_FULL" if error.errno in (28, 122) else "HOME_NOT_WRITABLE"
-            raise AgentError(reason, "%s: %s" % (error.filename or temp, error.strerror))
+            if isinstance(error, (FileExistsError, NotADirectoryError)):
+                reason = "USAGE"
+            remedy = "free some space there" if reason == "DISK_FULL" else "name another place there"
+            raise AgentError(reason, "%s: %s" % (error.filename or temp, error.strerror), remedy)
         finally:
             if fd >= 0:
                 os.close(fd)
@@ -116,16 +139,39 @@ class FileServicer(file_pb2_grpc.FileServiceServicer):
 
     def _folder_for(self, first: file_pb2.PutFilesRequest) -> str:
         if first.path:
-            return os.path.dirname(self._resolve(first.path))
-        if not _NAME.match(first.name) or first.name in (".", ".."):
-            raise AgentError("USAGE", "%r is not the name of a file" % first.name)
+            folder = os.path.dirname(self._target(first, ""))
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            return folder
+        self._check_name(first.name)
         return jobdir.make_private(os.path.join(work.folder(self._agent.config), "uploads"))
+
+    @staticmethod
+    def _check_name(name: str) -> None:
+        if not _NAME.match(name) or name in (".", ".."):
+            raise AgentError("USAGE", "%r is not the name of a file" % name)
 
     def _target(self, first: file_pb2.PutFilesRequest, digest: str) -> str:
         if first.path:
-            return self._resolve(first.path)
+            path = self._resolve(first.path)
+            if os.path.isdir(path):
+                if not first.name:
+                    raise AgentError("USAGE", "%s is a folder on the container" % path, "name another place there")
+                self._check_name(first.name)
+                path = os.path.join(path, first.name)
+            return path
+        self._check_name(first.name)
         folder = os.path.join(work.folder(self._agent.config), "uploads", digest[:16])
         return os.path.join(jobdir.make_private(folder), first.name)
+
+
+def _is_there(target: str, wanted: file_pb2.PutFilesRequest) -> bool:
+    try:
+        facts = os.lstat(target)
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size != wanted.size_bytes or (facts.st_mode ^ wanted.mode) & 0o100:
+            return False
+        return _sha256(target) == wanted.sha256
+    except OSError:
+        return False
 
 
 def _write_all(fd: int, data: bytes) -> None:
@@ -134,14 +180,23 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def _entry(path: str, name: str, digest_wanted: bool) -> file_pb2.FileEntry:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise AgentError("USAGE", "the name of %r is not UTF-8 and cannot be sent" % path, "rename it there")
     facts = os.stat(path)
-    digest = ""
-    if digest_wanted:
-        running = hashlib.sha256()
-        with open(path, "rb") as source:
-            for block in iter(lambda: source.read(1024 * 1024), b""):
-                running.update(block)
-        digest = running.hexdigest()
+    try:
+        digest = _sha256(path) if digest_wanted else ""
+    except PermissionError as error:
+        raise AgentError("FILE_NOT_FOUND", "%s: %s" % (path, error.strerror), "chmod u+r it there")
     return file_pb2.FileEntry(
         path=name.replace(os.sep, "/"), size_bytes=facts.st_size, sha256=digest, mode=facts.st_mode & 0o777
     )
+
+
+def _sha256(path: str) -> str:
+    running = hashlib.sha256()
+    with open(path, "rb") as source:
+        for block in iter(lambda: source.read(1024 * 1024), b""):
+            running.update(block)
+    return running.hexdigest()

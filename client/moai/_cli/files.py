@@ -56,7 +56,7 @@ def push(
     if as_json:
         print_json({"schema": "moai.push/1", "host": where.name, "path": path, "files": len(meter.files)})
         return
-    print(path)
+    print(clean(path))
     note(f"{said} to {where.name}")
 
 
@@ -70,7 +70,7 @@ def pull(
 ) -> None:
     """Copy a job's results, or any file or folder, to the laptop; an interrupted copy goes on."""
     meter = _Meter(as_json)
-    if source.startswith(("/", "~", "./")):
+    if source.startswith(("/", "~", "./", "../")):
         where = host(on)
         path = where.pull(source, target, only=only, say=meter)
     else:
