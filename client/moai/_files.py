@@ -149,7 +149,7 @@ def _pull_one(session: Session, remote: str, local: Path, entry: FileEntry, say:
                     out.write(data)
                     digest.update(data)
                     done += len(data)
-                    backoff.tries = 0
+                    backoff.tries = cuts = 0
                     if say:
                         say(entry.path, done, entry.size_bytes)
                     if done >= entry.size_bytes:

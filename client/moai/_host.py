@@ -31,8 +31,8 @@ from moai_proto.v1 import (
 from moai import _convert, _files, _index, _submit
 from moai import _types as t
 from moai._config import HostConfig
-from moai._errors import MoaiError
 from moai._degraded import REASONS, Inspector
+from moai._errors import MoaiError
 from moai._job import DegradedJob, Job
 from moai._options import DEFAULT_ACCELERATOR, JobOptions, hub_endpoint, hub_token, with_token
 from moai._rpc import Say, Session

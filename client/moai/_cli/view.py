@@ -75,13 +75,15 @@ class JobView:
         return [self._stamp(f"{paint(mark, style, self.colour)} {text}" if not self.plain else f"{name}: {state.lower()} {said} ({duration(took)})")]
 
     def _on_phase(self, event: moai.Event, data: dict[str, Any]) -> list[str]:
-        self.phase = clean(f"{data['phase']} {data.get('text') or ''}").strip()
+        # The text is a sentence that says the phase; the bare name stands in for it.
+        self.phase = clean(str(data.get("text") or data["phase"])).strip()
         return [self._stamp(f"{self.step}: {self.phase}")] if self.plain and not self._quiet else []
 
     def _on_progress(self, event: moai.Event, data: dict[str, Any]) -> list[str]:
         self.progress = data
         now = time.monotonic()
-        if self.plain and now - self._printed_s >= _PLAIN_S:
+        # Training steps have lines of their own.
+        if self.plain and now - self._printed_s >= _PLAIN_S and not (data.get("unit") == "steps" and self.losses):
             self._printed_s = now
             return [self._stamp(f"{self.step}: {self._progress_text()}")]
         return []
@@ -130,7 +132,7 @@ class JobView:
         if self.metric_step is not None or self.losses:
             lines = [f"{head} {self._metric_text()}"]
             lines += ["  " + line for line in sparkline(self.losses[-2000:], min(60, columns() - 4), 2)] if len(self.losses) > 2 else []
-            if self.phase and not self.phase.startswith("training"):
+            if self.phase and "training" not in self.phase:
                 lines[0] += f"  {self.phase}"
             return lines
         if self.progress is not None and self.progress.get("done") is not None:
@@ -142,7 +144,7 @@ class JobView:
     def _progress_text(self) -> str:
         p = self.progress or {}
         done, total, unit = p.get("done"), p.get("total"), clean(p.get("unit") or "")
-        shown = size if unit == "bytes" else (lambda v: f"{v:,.0f}")
+        shown = size if unit == "bytes" else _count
         text = shown(done or 0) + (f" / {shown(total)}" if total else "") + ("" if unit == "bytes" else f" {unit}")
         if p.get("rate"):
             text += f"  {shown(p['rate'])}/s"
@@ -189,6 +191,11 @@ class JobView:
             lines.append(f"  output  {clean(info.output)}")
         lines += [f"  next    {text}" for text in next_commands(info)]
         return lines
+
+
+def _count(value: float) -> str:
+    """A number of rows or steps, or a rate of them."""
+    return f"{value:.2f}" if value < 10 and value != int(value) else f"{value:,.0f}"
 
 
 def next_commands(info: moai.JobInfo) -> list[str]:
