@@ -17,8 +17,12 @@ import os
 import select
 import signal
 import socket
+import struct
 import sys
+import time
 
+# Before the first import of ours: it may leave a __pycache__ folder in the payload.
+os.umask(0o077)
 _HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, _HERE)
 sys.dont_write_bytecode = False
@@ -27,6 +31,9 @@ from moai_worker import identity, jobdir  # noqa: E402  (the path must be set fi
 
 _SILENCE_S = 60.0
 _START_S = 20.0
+#: An agent that cannot be used is asked to leave, then killed (jobs go on), then given up on.
+_LEAVE_S = 8.0
+_GIVE_UP_S = 12.0
 _CHUNK = 256 * 1024
 
 
@@ -98,42 +105,91 @@ def _tail(path):
 
 
 def _ensure(host, home, mode):
-    """A socket to the agent, started under a lock if needed: ten relays at once start one."""
-    sock = None if mode == "restart" else _connect(host)
-    if sock is not None:
-        return sock
+    """A socket to the agent and what it says of itself; started under a lock: ten relays at once start one."""
+    sock, facts = (None, None) if mode == "restart" else _dial(host)
+    if facts is not None:
+        return sock, facts
     lock = os.open(host.start_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
+        # Whoever starts an agent keeps this until the agent has written its facts.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        sock = _connect(host)
-        if sock is not None and mode == "restart":
-            _end_running(host, sock)
-            sock = None
-        if sock is None:
+        sock, facts = _dial(host)
+        if facts is None or mode == "restart":
+            _make_room(host, sock)
             _start(host, home)
-            sock = _connect(host)
-        if sock is None:
+            sock, facts = _dial(host)
+        if facts is None:
             raise RuntimeError("the agent ended right after its start: " + _tail(host.agent_log))
-        return sock
+        return sock, facts
     finally:
         os.close(lock)
 
 
-def _end_running(host, sock):
-    """SIGTERM to the agent named in agent.json, and wait until its socket is closed."""
-    facts = jobdir.read_json(os.path.join(host.run, "agent.json")) or {}
-    pid, ticks = int(facts.get("pid") or 0), facts.get("start_ticks")
-    if pid > 1 and ticks and identity.is_alive(pid, ticks):
-        os.kill(pid, signal.SIGTERM)
-    select.select([sock], [], [], 10.0)
-    sock.close()
-    # The lock file tells when it is really gone.
+def _dial(host):
+    """Socket and facts of the running agent; facts None when it has not (or no longer) written its own."""
+    sock = _connect(host)
+    facts = jobdir.read_json(os.path.join(host.run, "agent.json")) if sock is not None else None
+    if not facts or facts.get("pid") != (_peer(sock) or facts.get("pid")):
+        # Those of an earlier agent: this one listens, but its secret is not on disk yet.
+        return sock, None
+    try:
+        with open(host.secret) as source:
+            facts["secret"] = source.read().strip()
+    except FileNotFoundError:
+        return sock, None
+    return sock, facts
+
+
+def _peer(sock):
+    """Process id of the listener behind a socket (unix(7), SO_PEERCRED); 0 when it is in another PID namespace."""
+    return struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+
+
+def _make_room(host, sock):
+    """Let an agent that is leaving, or that nobody can use, end first: its lock tells when it has."""
+    begin = time.monotonic()
+    asked, pid = [], 0
+    if sock is not None:
+        # Closed at once: the agent would wait for us as for every connection.
+        pid = _peer(sock)
+        sock.close()
     lock = os.open(host.agent_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    signal.signal(signal.SIGALRM, lambda *_: os._exit(1))
-    signal.alarm(15)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    signal.alarm(0)
-    os.close(lock)
+    try:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                waited = time.monotonic() - begin
+            pid = pid or _recorded(host)
+            for number, after in ((signal.SIGTERM, 0.0), (signal.SIGKILL, _LEAVE_S)):
+                if pid and waited >= after and number not in asked:
+                    asked.append(number)
+                    _signal(pid, number)
+            if waited > _GIVE_UP_S:
+                raise RuntimeError("another agent (pid %s) holds %s and does not end" % (pid or "?", host.agent_lock))
+            time.sleep(0.02)
+    finally:
+        os.close(lock)
+
+
+def _recorded(host):
+    """The agent named in agent.json, if that very process lives and is an agent; else 0."""
+    facts = jobdir.read_json(os.path.join(host.run, "agent.json"))
+    if not identity.describes_living(facts):
+        return 0
+    try:
+        with open("/proc/%d/cmdline" % facts["pid"], "rb") as source:
+            return facts["pid"] if b"moai_agent" in source.read() else 0
+    except OSError:
+        return 0
+
+
+def _signal(pid, number):
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return  # It has just ended.
 
 
 def _relay(sock):
@@ -187,11 +243,8 @@ def main():
     sock = None
     try:
         host = jobdir.HostDir(home, identity.host_id(home)).create()
-        sock = _ensure(host, home, mode)
-        answer = jobdir.read_json(os.path.join(host.run, "agent.json")) or {}
-        with open(host.secret) as source:
-            answer["secret"] = source.read().strip()
-        answer.update(ok=True, host_id=host.host_id, run=host.run)
+        sock, facts = _ensure(host, home, mode)
+        answer = dict(facts, ok=True, host_id=host.host_id, run=host.run)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         answer["reason"] = "DISK_FULL" if full else "HOME_NOT_WRITABLE"

@@ -16,6 +16,9 @@ from moai_agent.errors import AgentError
 _CHUNK = 512 * 1024
 _MAX_FILES = 100000
 _NAME = re.compile(r"^[^/\0]{1,200}$")
+_SHA256 = re.compile(r"^[0-9a-f]{64}\Z")
+#: What a file is called until it is whole; left behind only by an agent that was killed.
+_PART = ".moai-part-"
 
 
 class FileServicer(file_pb2_grpc.FileServiceServicer):
@@ -50,7 +53,7 @@ class FileServicer(file_pb2_grpc.FileServiceServicer):
         found: List[file_pb2.FileEntry] = []
         for folder, folders, files in os.walk(root):
             folders.sort()
-            for name in sorted(files):
+            for name in sorted(n for n in files if not n.startswith(_PART)):
                 path = os.path.join(folder, name)
                 if len(found) >= _MAX_FILES:
                     raise AgentError("USAGE", "%s holds more than %d files" % (root, _MAX_FILES), "name a folder in it")
@@ -99,11 +102,13 @@ class FileServicer(file_pb2_grpc.FileServiceServicer):
                 if first is None:
                     first = message
                     if first.sha256:
+                        if not _SHA256.match(first.sha256):
+                            raise AgentError("USAGE", "%r is no SHA-256 in hex" % first.sha256)
                         target = self._target(first, first.sha256)
                         if await loop.run_in_executor(None, _is_there, target, first):
                             return file_pb2.PutFilesResponse(path=target)
                     folder = self._folder_for(first)
-                    temp = os.path.join(folder, ".moai-part-" + os.urandom(8).hex())
+                    temp = os.path.join(folder, _PART + os.urandom(8).hex())
                     fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
                 if message.data:
                     _write_all(fd, message.data)

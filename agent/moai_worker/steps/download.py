@@ -13,7 +13,7 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 
 from ..download import download, download_to_folder
 from ..hub import DEFAULT_ENDPOINT, plan_download
-from ..hubcache import human
+from ..hubcache import CacheTarget, human
 
 
 def run(inputs: Mapping[str, Any], report: Any) -> Dict[str, Any]:
@@ -29,7 +29,7 @@ def run(inputs: Mapping[str, Any], report: Any) -> Dict[str, Any]:
         report: a ``Reporter``.
 
     Returns ``path`` (the folder), ``commit`` (empty for a folder that was here), ``bytes``, ``files``;
-    ``reused`` is true for a folder that was here.
+    ``reused`` is true when nothing had to be fetched.
     Raises StepError.
     """
     repo_id = str(inputs["repo_id"])
@@ -65,13 +65,18 @@ def run(inputs: Mapping[str, Any], report: Any) -> Dict[str, Any]:
         files=len(plan.files),
     )
     streams = int(inputs.get("streams") or 4)
+    here = False
     if inputs.get("output"):
         folder = os.path.expanduser(str(inputs["output"]))
         path = download_to_folder(plan, folder, endpoint, token, report, streams)
     else:
-        path = download(plan, os.path.join(hf_home, "hub"), endpoint, token, report, streams)
+        cache = os.path.join(hf_home, "hub")
+        target = CacheTarget(cache, plan)
+        here = all(target.present(file) for file in plan.files)
+        path = download(plan, cache, endpoint, token, report, streams)
     report.artifact(repo_type, path, commit=plan.commit, repo_id=repo_id)
-    return {"path": path, "commit": plan.commit, "bytes": plan.total_bytes, "files": len(plan.files)}
+    result = {"path": path, "commit": plan.commit, "bytes": plan.total_bytes, "files": len(plan.files)}
+    return dict(result, reused=True) if here else result
 
 
 def find_token(name: str, hf_home: str) -> Tuple[Optional[str], str]:

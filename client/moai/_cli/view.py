@@ -62,6 +62,7 @@ class JobView:
         moment = event.time.timestamp() if event.time else time.time()
         if state == "RUNNING":
             self.step, self.phase, self.progress = name, "", None
+            self.metrics, self.metric_step, self.metric_total, self.losses = {}, None, None, []
             self.started_s[name] = moment
             return [] if not self.plain or self._quiet else [self._stamp(f"{name}: started")]
         took = moment - self.started_s.get(name, moment)

@@ -27,6 +27,10 @@ from moai._ssh.prompts import Prompter
 #: A first bootstrap fetches wheels; everything in it has its own, shorter bound.
 _START_S = 900.0
 
+#: Not ``-m``: Python would import from the folder the command was typed in before anything else, and a
+#: project may well have a ``json.py`` or a ``select.py``.
+_PROGRAM = "import sys; sys.path[:1] == [''] and sys.path.pop(0); from moai._link.holder import main; sys.exit(main())"
+
 
 def socket_path(host: HostConfig) -> Path:
     """Where the holder of this host listens; differs when its settings differ."""
@@ -93,7 +97,7 @@ def _start(host: HostConfig, path: Path, prompts: Prompter, say: Callable[[str],
     environment = dict(os.environ, GRPC_ENABLE_FORK_SUPPORT="0")
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "moai._link.holder"],
+            [sys.executable, "-c", _PROGRAM, "moai._link.holder"],  # The last word is for people who read ps.
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,

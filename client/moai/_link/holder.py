@@ -1,8 +1,8 @@
 """The holder process: keeps one upstream per host and forwards gRPC calls to it, unread.
 
-Started by the first command as ``python -m moai._link.holder`` with one JSON line on stdin; talks to
-that command over stdin/stdout in JSON lines (questions for a person, progress, ready or error), then
-detaches from it. Ends after 10 idle minutes, on ``/moai.Link/Close`` or SIGTERM. Never retries by
+Started by the first command (``client._start``) with one JSON line on stdin; talks to that command
+over stdin/stdout in JSON lines (questions for a person, progress, ready or error), then detaches from
+it. Ends after 10 idle minutes, on ``/moai.Link/Close`` or SIGTERM. Never retries by
 itself: a broken upstream is replaced by the next call, whose caller decides how often to ask.
 """
 

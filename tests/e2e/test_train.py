@@ -1,0 +1,243 @@
+"""The main job over a real sshd from an empty home: download, prepare, train, verify, resume, generate.
+
+Needs ``.venv-train`` (torch, transformers, datasets, peft); skips loudly without it.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from fakes import box as boxes
+from fakes import news, tinymodel
+from fakes.box import Box
+from fakes.hub import HubServer
+from fakes.sshd import find_sshd, wait_until
+
+MODEL, DATASET = "demo/tiny", "demo/news"
+
+
+@pytest.fixture(scope="module")
+def train_python():
+    python = tinymodel.train_python()
+    if python is None:
+        pytest.skip("SKIPPED LOUDLY: no train environment (make train-env)")
+    return python
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory, train_python):
+    root = tmp_path_factory.mktemp("hub")
+    tinymodel.build(root / "models" / MODEL, python=train_python)
+    (root / "datasets" / DATASET).mkdir(parents=True)
+    news.write_jsonl(str(root / "datasets" / DATASET / "train.jsonl"), 200)
+    with HubServer(str(root)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory, train_python, hub):
+    if find_sshd() is None:
+        pytest.skip("SKIPPED LOUDLY: sshd is not installed (apt-get install openssh-server)")
+    with Box(tmp_path_factory.mktemp("train"), python=train_python) as one:
+        one.laptop.env["HF_ENDPOINT"] = hub.endpoint
+        yield one
+
+
+def train(box, *words, method="lora", **more):
+    common = ["--model", MODEL, "--dataset", DATASET, "--method", method, "--batch-size", "4", "--block-size", "64"]
+    return box.moai("remote", "train", *common, *words, **more)
+
+
+def events_of(box, job):
+    done = box.moai("remote", "attach", job, "--json")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return [line for line in lines if line["type"] != "log"]
+
+
+def python(train_python, code, *argv):
+    env = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([train_python, "-c", code, *argv], env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_lora_from_an_empty_home(box, train_python, tmp_path):
+    done = train(box, "--max-steps", "10", "--json")
+    assert done.returncode == 0, done.stderr.decode()
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    numbered = [e for e in events if e["type"] != "log"]
+    assert [e["sequence"] for e in numbered] == list(range(1, len(numbered) + 1))
+    assert events[-1]["type"] == "state" and events[-1]["data"]["state"] == "SUCCEEDED"
+    steps = [e["data"]["step"] for e in events if e["type"] == "metric" and "loss" in e["data"]["values"]]
+    assert steps == list(range(1, 11)), "each step is reported once"
+    finished = [(e["data"]["name"], e["data"]["state"]) for e in events if e["type"] == "step" and e["data"]["state"] != "RUNNING"]
+    assert finished == [(n, "SUCCEEDED") for n in ("download", "download-dataset", "prepare", "train", "verify")]
+    download = [e["data"] for e in events if e["type"] == "progress" and e["step"] == "download"]
+    assert download[-1]["unit"] == "bytes" and download[-1]["done"] == download[-1]["total"] > 0
+    job = events[0]["job"]
+    shown = json.loads(box.moai("remote", "show", job, "--json").stdout)
+    assert Path(shown["output"]).parent == box.home / "moai-work" / "runs"
+
+    pulled = box.moai("remote", "pull", job, str(tmp_path), "--json")
+    assert pulled.returncode == 0, pulled.stderr.decode()
+    folder = json.loads(pulled.stdout)["path"]
+    base = next((box.home / "moai-work" / "huggingface").glob("hub/models--demo--tiny/snapshots/*"))
+    python(
+        train_python,
+        "import sys, peft, transformers as t; m = t.AutoModelForCausalLM.from_pretrained(sys.argv[2]);"
+        "peft.PeftModel.from_pretrained(m, sys.argv[1]); t.AutoTokenizer.from_pretrained(sys.argv[1])",
+        folder, str(base),
+    )  # fmt: skip
+
+
+def test_full_training_opens_and_the_dataset_is_self_contained(box, train_python, tmp_path):
+    done = train(box, "--max-steps", "3", "--detach", method="full")
+    job = done.stdout.decode().strip()
+    assert box.moai("remote", "wait", job, "--timeout", "3m").returncode == 0, box.moai("remote", "logs", job).stdout[-2000:]
+    shown = json.loads(box.moai("remote", "show", job, "--json").stdout)
+    python(
+        train_python,
+        "import sys, transformers as t; t.AutoModelForCausalLM.from_pretrained(sys.argv[1]);"
+        "t.AutoTokenizer.from_pretrained(sys.argv[1])",
+        shown["output"],
+    )
+    prepared = next(s for s in shown["plan"]["steps"] if s["name"] == "prepare")["inputs"]["output"]
+    copy = tmp_path / "elsewhere.pt"
+    shutil.copy(Path(prepared) / "llama3_dataset.pt", copy)
+    told = python(
+        train_python,
+        "import sys, torch; d = torch.load(sys.argv[1]); r = d['train'][0]['input_ids'];"
+        "print(sorted(d), len(d['train']), len(d['validation']), tuple(r.shape), r.dtype)",
+        str(copy),
+    )
+    assert told.strip() == "['train', 'validation'] 190 10 (64,) torch.int64"
+
+
+def test_a_second_run_skips_what_is_there(box):
+    assert train(box, "--max-steps", "2").returncode == 0
+    done = train(box, "--max-steps", "2", "--json")
+    assert done.returncode == 0, done.stderr.decode()
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    ended = {e["data"]["name"]: e["data"] for e in events if e["type"] == "step" and e["data"]["state"] != "RUNNING"}
+    reused = {name: bool((data["result"] or {}).get("reused")) for name, data in ended.items()}
+    assert reused == {"download": True, "download-dataset": True, "prepare": True, "train": False, "verify": False}
+    jobs = json.loads(box.moai("remote", "jobs", "--json").stdout)["jobs"]
+    assert [s["state"] for s in jobs[0]["steps"]] == ["SKIPPED"] * 3 + ["SUCCEEDED"] * 2
+
+
+def test_a_killed_training_is_resumed_at_the_right_step(box):
+    done = train(box, "--max-steps", "400", "--set", "save_steps=5", "--detach")
+    assert done.returncode == 0, done.stderr.decode()
+    job = done.stdout.decode().strip()
+    output = Path(json.loads(box.moai("remote", "show", job, "--json").stdout)["output"])
+
+    def has_checkpoint():
+        return any(path.name.startswith("checkpoint-") for path in output.glob("checkpoints/checkpoint-*/moai-checkpoint.json")) or len(
+            list(output.glob("checkpoints/checkpoint-*"))
+        ) > 1
+
+    wait_until(has_checkpoint, "a checkpoint", 120)
+    trainers = [pid for pid, argv in boxes.processes_of(box.home).items() if "train" in argv and str(box.job_dir(job)) in argv]
+    for pid in trainers:
+        os.kill(pid, 9)
+    ended = box.moai("remote", "wait", job, "--timeout", "60s", "--json")
+    assert ended.returncode == 3 and json.loads(ended.stdout)["reason"]["code"] == "COMMAND_KILLED"
+    last = max(int(p.name.split("-")[1]) for p in output.glob("checkpoints/checkpoint-*") if p.name.split("-")[1].isdigit())
+
+    resumed = box.moai("remote", "resume", job, "--set", f"max_steps={last + 8}", "--json")
+    assert resumed.returncode == 0, resumed.stderr.decode()
+    events = [json.loads(line) for line in resumed.stdout.splitlines()]
+    steps = [e["data"]["step"] for e in events if e["type"] == "metric" and "loss" in e["data"]["values"]]
+    assert steps[0] > 1 and last - 5 <= steps[0] - 1 <= last and steps[-1] == last + 8
+    assert steps == list(range(steps[0], last + 9))
+    info = json.loads(box.moai("remote", "show", events[0]["job"], "--json").stdout)
+    assert info["parent"] == job and info["output"] == str(output)
+
+
+def test_generate_answers_beside_the_base_model(box):
+    asked = box.moai("remote", "generate", "last", "--prompt", "SEOUL -- A ferry captain won.", "--compare", "--json")
+    assert asked.returncode == 0, asked.stderr.decode()
+    answers = json.loads(asked.stdout)["answers"]
+    assert len(answers) == 1 and answers[0]["prompt"].startswith("[SUMMARIZE]") and answers[0]["base_text"] is not None
+
+
+def test_smoke_trains_saves_loads_and_generates(box):
+    done = train(box, "--smoke", "--json")
+    assert done.returncode == 0, done.stderr.decode()
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    names = [e["data"]["name"] for e in events if e["type"] == "step" and e["data"]["state"] == "RUNNING"]
+    assert names == ["download", "download-dataset", "prepare", "train", "verify", "generate"]
+
+
+def test_a_laptop_file_is_prepared_and_trained_on(box, tmp_path):
+    data = tmp_path / "mine.jsonl"
+    news.write_jsonl(str(data), 60)
+    done = box.moai(
+        "remote", "prepare", f"laptop:{data}", "--model", MODEL, "--block-size", "32", "--output", "~/mine", "--file-name", "set.pt"
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert (box.home / "mine" / "set.pt").is_file()
+
+
+def test_the_token_reaches_the_hub_and_nothing_else(box, hub):
+    canary = "hf_" + os.urandom(16).hex()
+    hub.tokens[canary] = []
+    before = len(hub.requests)
+    done = train(box, "--max-steps", "2", "--name", "canary", "--json", HF_TOKEN=canary)
+    assert done.returncode == 0, done.stderr.decode()
+    seen = [request.token for request in hub.requests[before:] if request.token]
+    assert seen and set(seen) == {canary}
+    needle = canary.encode()
+    assert needle not in done.stdout and needle not in done.stderr
+    for folder in (box.home, box.laptop.folder):
+        for path in folder.rglob("*"):
+            if path.is_file() and not path.is_symlink() and path.stat().st_size < 10**7:
+                assert needle not in path.read_bytes(), path
+
+
+def test_dry_run_shows_every_value_with_its_source_and_starts_nothing(box):
+    (box.laptop.folder / "work" / "moai.toml").write_text('[train]\nmodel = "demo/tiny"\nbatch_size = 2\n[train.settings]\nwarmup_steps = 3\n')
+    try:
+        before = json.loads(box.moai("remote", "jobs", "--json").stdout)["jobs"]
+        done = box.moai("remote", "train", "--dataset", DATASET, "--set", "epochs=2", "--dry-run", "--json", MOAI_METHOD="lora")
+        assert done.returncode == 0, done.stderr.decode()
+        plan = json.loads(done.stdout)
+        values = {name: (v["value"], v["source"].rsplit("/", 1)[-1]) for name, v in plan["values"].items() if v["value"] is not None}
+        assert values == {
+            "model": ("demo/tiny", "moai.toml"),
+            "dataset": (DATASET, "--dataset"),
+            "method": ("lora", "MOAI_METHOD"),
+            "batch_size": (2, "moai.toml"),
+            "epochs": (2.0, "--set epochs"),
+            "warmup_steps": (3, "moai.toml"),
+        }
+        assert [s["name"] for s in plan["steps"]] == ["download", "download-dataset", "prepare", "train", "verify"]
+        assert json.loads(box.moai("remote", "jobs", "--json").stdout)["jobs"] == before
+        shown = box.moai("remote", "train", "--dataset", DATASET, "--dry-run").stdout.decode()
+        assert "moai.toml" in shown and "pytorch" in shown and "1. download:" in shown
+    finally:
+        (box.laptop.folder / "work" / "moai.toml").unlink()
+
+
+def test_a_foreign_training_script_is_followed_by_its_log(box):
+    script = box.home / "their_train.py"
+    script.write_text(
+        "import time\n"
+        "for step in range(1, 6):\n"
+        "    print({'loss': round(2.0 / step, 4), 'learning_rate': 1e-4, 'epoch': step / 5})\n"
+        "    print(f'[Step {step}/5] Loss: {2.0 / step:.4f}')\n"
+        "print('Model saved in /tmp/x')\n"
+    )
+    done = box.moai("remote", "train", "--json", "--", "python", "their_train.py")
+    assert done.returncode == 0, done.stderr.decode()
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    losses = [e["data"]["values"]["loss"] for e in events if e["type"] == "metric" and "loss" in e["data"]["values"]]
+    assert losses and losses[0] == 2.0
+    script.write_text("print('[Step 5/5] Loss: 0.1')\nprint('Traceback (most recent call last):')\nprint('ValueError: eval set is empty')\n")
+    failed = box.moai("remote", "train", "--", "python", "their_train.py")
+    assert failed.returncode == 3 and b"ValueError: eval set is empty" in failed.stderr
+    trusted = box.moai("remote", "train", "--trust-exit-code", "--", "python", "their_train.py")
+    assert trusted.returncode == 0, trusted.stderr.decode()
