@@ -1,13 +1,18 @@
-"""Messages of the contract -> values of ``moai._types``. Nothing else; unknown enums stay visible."""
+"""Messages of the contract -> values of ``moai._types``. Nothing else; unknown enums stay visible.
+
+Stubs are imported where they are needed: most commands use one service of eight.
+"""
 
 from __future__ import annotations
 
 import json
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from moai_proto.v1 import agent_pb2, device_pb2, environment_pb2, errors_pb2, job_pb2
+
+if TYPE_CHECKING:
+    from moai_proto.v1 import agent_pb2, device_pb2, environment_pb2, errors_pb2, job_pb2
 
 from moai import _types as t
 from moai._errors import MoaiError
@@ -28,11 +33,15 @@ def optional(message: Any, name: str) -> Any:
 
 def job_state(value: int) -> str:
     """Name without prefix; a value newer than this client reads as UNKNOWN_<n>."""
+    from moai_proto.v1 import job_pb2
+
     return _enum_name(job_pb2.JobState, value, "JOB_STATE_", "UNKNOWN")
 
 
 def step_state(value: int) -> str:
     """Name without prefix."""
+    from moai_proto.v1 import job_pb2
+
     return _enum_name(job_pb2.StepState, value, "STEP_STATE_", "PENDING")
 
 
@@ -52,6 +61,8 @@ def reason(message: job_pb2.Reason) -> t.Reason:
 
 def error_reason(info: errors_pb2.ErrorInfo) -> t.Reason:
     """An ErrorInfo as a reason."""
+    from moai_proto.v1 import errors_pb2
+
     name = _enum_name(errors_pb2.ErrorReason, info.reason, "ERROR_REASON_", "INTERNAL")
     return t.Reason(name, info.message, info.next, dict(info.details))
 
@@ -212,6 +223,8 @@ def environment(m: environment_pb2.Environment) -> t.Environment:
 
 def check(m: environment_pb2.Check) -> t.Check:
     """One check."""
+    from moai_proto.v1 import environment_pb2
+
     verdict = _enum_name(environment_pb2.Verdict, m.verdict, "VERDICT_", "skipped").lower()
     return t.Check(m.name, verdict, m.evidence, m.remedy)
 

@@ -64,7 +64,7 @@ def pull(session: Session, path: str, target: Path, only: str = "", say: Report 
     _check_name(name)
     entries = [e for e in entries if _is_wanted(e.path, only)]
     if not entries:
-        raise MoaiError("FILE_NOT_FOUND", f"nothing in {root} fits {only!r}" if only else f"{root} holds no file", "")
+        raise MoaiError("FILE_NOT_FOUND", f"nothing in {root} fits {only!r}" if only else f"{root} holds no file", "check the path, or --only")
     base = target if is_file else target / name
     seen: dict[str, str] = {}
     for entry in entries:
@@ -187,7 +187,12 @@ def push(session: Session, local: Path, target: str = "", say: Report | None = N
     if local.is_file():
         where = target + local.name if target.endswith("/") else target
         with _on_laptop():
-            return _push_one(session, local, where, local.name, say, _sha256(local))
+            try:
+                return _push_one(session, local, where, local.name, "", None, _sha256(local))
+            except MoaiError as error:
+                if error.reason not in ("FILE_NOT_FOUND", "BUNDLE_CORRUPT"):  # The second: agents before this question.
+                    raise
+            return _push_one(session, local, where, local.name, local.name, say)
     if not local.is_dir():
         raise MoaiError("FILE_NOT_HERE", f"{local} does not exist on the laptop", "check the path")
     base = (target + local.resolve().name) if target.endswith("/") else (target or local.resolve().name)
@@ -195,23 +200,28 @@ def push(session: Session, local: Path, target: str = "", say: Report | None = N
     if not paths:
         raise MoaiError("FILE_NOT_HERE", f"{local} holds no file to send", f"these are never sent: {', '.join(SKIPPED)}")
     root, there = _known(session, base)
+    folders = {str(folder) for entry in there for folder in PurePosixPath(entry).parents}
     for path in paths:
         relative = path.relative_to(local).as_posix()
+        if relative in folders:
+            raise MoaiError("USAGE", f"{root}/{relative} is a folder there and a file here", "name another place there")
         with _on_laptop():
             if _is_same(path, there.get(relative)):
                 continue
-            root = _push_one(session, path, f"{base}/{relative}", relative, say)[: -len(relative) - 1]
+            root = _push_one(session, path, f"{base}/{relative}", "", relative, say)[: -len(relative) - 1]
     return root
 
 
 def _known(session: Session, base: str) -> tuple[str, dict[str, FileEntry]]:
     """What is there already: absolute path and files by relative name; nothing when it cannot be listed."""
     try:
-        root, _, entries = listing(session, base)
+        root, is_file, entries = listing(session, base)
     except MoaiError as error:
         if error.reason in ("FILE_NOT_FOUND", "USAGE"):
             return base, {}
         raise
+    if is_file:
+        raise MoaiError("USAGE", f"{root} is a file there and a folder here", "name another place there")
     return root, {entry.path: entry for entry in entries}
 
 
@@ -242,8 +252,12 @@ def _is_skipped(name: str) -> bool:
     return any(fnmatch(name, pattern) for pattern in SKIPPED)
 
 
-def _push_one(session: Session, local: Path, target: str, name: str, say: Report | None, sha256: str = "") -> str:
-    """Send one file; with ``sha256`` only if it is not there yet, and into ``target`` if that is a folder there."""
+def _push_one(session: Session, local: Path, target: str, name: str, shown: str, say: Report | None, sha256: str = "") -> str:
+    """Send one file; with ``sha256`` only ask for its path, FILE_NOT_FOUND if it is not there yet.
+
+    Args:
+        name: below ``target`` if that is a folder there; empty: a folder is an error. shown: for ``say``.
+    """
     _check_sendable(local)
     with open(local, "rb") as source:
         facts = os.fstat(source.fileno())
@@ -251,14 +265,16 @@ def _push_one(session: Session, local: Path, target: str, name: str, say: Report
         def requests() -> Iterator[Any]:
             digest, done = hashlib.sha256(), 0
             yield file_pb2.PutFilesRequest(
-                path=target, name=local.name if sha256 else "", size_bytes=facts.st_size, mode=facts.st_mode & 0o777, sha256=sha256
+                path=target, name=name, size_bytes=facts.st_size, mode=facts.st_mode & 0o777, sha256=sha256
             )
+            if sha256:
+                return
             source.seek(0)
             while block := source.read(_CHUNK):
                 digest.update(block)
                 done += len(block)
                 if say:
-                    say(name, done, facts.st_size)
+                    say(shown, done, facts.st_size)
                 yield file_pb2.PutFilesRequest(data=block)
             yield file_pb2.PutFilesRequest(sha256=digest.hexdigest())
 

@@ -1,7 +1,8 @@
 """One container from Python: devices, environments, jobs, files.
 
 A ``Host`` may be used from several threads. It connects on first use, through the link that the command
-line shares (or by itself with ``link=False``), and holds nothing a job needs: closing it ends no job.
+line shares (or by itself with ``link=False``), and holds nothing a job needs: closing it ends no job. Stubs are imported where they are needed: most
+commands use one service of eight.
 """
 
 from __future__ import annotations
@@ -9,24 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from moai_proto.v1 import (
-    agent_pb2,
-    agent_pb2_grpc,
-    dataset_pb2,
-    dataset_pb2_grpc,
-    device_pb2,
-    device_pb2_grpc,
-    environment_pb2,
-    environment_pb2_grpc,
-    job_pb2,
-    job_pb2_grpc,
-    model_pb2,
-    model_pb2_grpc,
-    training_pb2,
-    training_pb2_grpc,
-)
+if TYPE_CHECKING:
+    from moai_proto.v1 import job_pb2, model_pb2
 
 from moai import _convert, _files, _index, _submit
 from moai import _types as t
@@ -37,8 +24,6 @@ from moai._job import DegradedJob, Job
 from moai._options import DEFAULT_ACCELERATOR, JobOptions, hub_endpoint, hub_token, with_token
 from moai._rpc import Say, Session
 from moai._ssh.prompts import Prompter
-
-_JOBS = job_pb2_grpc.JobServiceStub
 
 
 class Host:
@@ -75,15 +60,21 @@ class Host:
 
     def info(self) -> t.HostInfo:
         """Facts about the agent and its host."""
+        from moai_proto.v1 import agent_pb2, agent_pb2_grpc
+
         answer = self.session.call(agent_pb2_grpc.AgentServiceStub, "GetAgent", agent_pb2.GetAgentRequest())
         return _convert.host_info(self.name, answer)
 
     def down(self) -> None:
         """End the agent; jobs go on, and the next call starts it again."""
+        from moai_proto.v1 import agent_pb2, agent_pb2_grpc
+
         self.session.call(agent_pb2_grpc.AgentServiceStub, "Shutdown", agent_pb2.ShutdownRequest())
 
     def up(self) -> dict[str, Any]:
         """Install this moai's agent, replacing an older one; returns its facts. Jobs go on."""
+        from moai_proto.v1 import agent_pb2, agent_pb2_grpc
+
         if self.config.is_local:
             self.session.call(agent_pb2_grpc.AgentServiceStub, "GetAgent", agent_pb2.GetAgentRequest())
             return {"digest": self.info().digest, "version": self.info().version}
@@ -91,6 +82,8 @@ class Host:
 
     def devices(self, environment: str = "", timeout_s: float = 15.0) -> t.DeviceReport:
         """The accelerators as the container's own tool shows them."""
+        from moai_proto.v1 import device_pb2, device_pb2_grpc
+
         request = device_pb2.ListDevicesRequest(environment=environment, timeout_seconds=timeout_s)
         stub = device_pb2_grpc.DeviceServiceStub
         answer = self.session.call(stub, "ListDevices", request, timeout_s=timeout_s + 45.0)
@@ -98,12 +91,16 @@ class Host:
 
     def environments(self) -> list[t.Environment]:
         """Python environments of the container, looked up anew."""
+        from moai_proto.v1 import environment_pb2, environment_pb2_grpc
+
         stub = environment_pb2_grpc.EnvironmentServiceStub
         answer = self.session.call(stub, "ListEnvironments", environment_pb2.ListEnvironmentsRequest(), timeout_s=120.0)
         return [_convert.environment(e) for e in answer.environments]
 
     def check(self, model: str = "", environment: str = "") -> list[t.Check]:
         """The checks made on the container, in the order a person would make them."""
+        from moai_proto.v1 import environment_pb2, environment_pb2_grpc
+
         request = environment_pb2.CheckEnvironmentRequest(
             environment=environment or self.config.environment,
             model=model,
@@ -138,11 +135,13 @@ class Host:
         return Inspector(self, error)
 
     def _jobs(self, limit: int) -> list[t.JobInfo]:
+        from moai_proto.v1 import job_pb2, job_pb2_grpc
+
         found: list[t.JobInfo] = []
         token = ""
         while len(found) < limit:
             request = job_pb2.ListJobsRequest(page_size=min(500, limit - len(found)), page_token=token)
-            answer = self.session.call(_JOBS, "ListJobs", request)
+            answer = self.session.call(job_pb2_grpc.JobServiceStub, "ListJobs", request)
             found += [_convert.job(self.name, m) for m in answer.jobs]
             token = answer.next_page_token
             if not token:
@@ -151,8 +150,10 @@ class Host:
 
     def job(self, text: str) -> Job:
         """A job by id, unique prefix, name or ``last``."""
+        from moai_proto.v1 import job_pb2, job_pb2_grpc
+
         try:
-            answer = self.session.call(_JOBS, "GetJob", job_pb2.GetJobRequest(job=text))
+            answer = self.session.call(job_pb2_grpc.JobServiceStub, "GetJob", job_pb2.GetJobRequest(job=text))
         except MoaiError as error:
             inspector = self._inspector(error)
             return DegradedJob(self, inspector.job(text), inspector, error)
@@ -179,6 +180,8 @@ class Host:
             expected_paths: files that must exist in the end. trust_exit_code: only the code decides.
             log_pattern: regular expression with named groups step, total, loss, ... for own formats.
         """
+        from moai_proto.v1 import job_pb2, job_pb2_grpc
+
         options = options or JobOptions()
         _submit.refuse_missing_script(self, arguments, options)
         request = job_pb2.RunCommandRequest(
@@ -189,18 +192,22 @@ class Host:
             exit_code_trusted=trust_exit_code,
             log_pattern=log_pattern,
         )
-        return self.made(self.session.call(_JOBS, "RunCommand", request, timeout_s=120.0).job)
+        return self.made(self.session.call(job_pb2_grpc.JobServiceStub, "RunCommand", request, timeout_s=120.0).job)
 
     def download(
         self, repo: str, options: JobOptions | None = None, *, type: str = "model", revision: str = "", output: str = ""
     ) -> Job:
         """Fetch a model or dataset of the Hub into the container's cache (or the folder ``output``)."""
+        from moai_proto.v1 import model_pb2, model_pb2_grpc
+
         message = with_token(options or JobOptions()).message(self.config)
         request = model_pb2.DownloadModelRequest(options=message, repo=_repo(repo, type, revision), output=output)
         return self.made(self.session.call(model_pb2_grpc.ModelServiceStub, "DownloadModel", request, timeout_s=120.0).job)
 
     def plan_download(self, repo: str, type: str = "model", revision: str = "") -> t.DownloadPlan:
         """What ``download`` would fetch; the Hub's refusals (licence, token, 404) come as typed errors."""
+        from moai_proto.v1 import model_pb2, model_pb2_grpc
+
         request = model_pb2.PlanDownloadRequest(repo=_repo(repo, type, revision), token=hub_token()[0])
         answer = self.session.call(model_pb2_grpc.ModelServiceStub, "PlanDownload", request, timeout_s=120.0)
         return t.DownloadPlan(
@@ -229,6 +236,8 @@ class Host:
             template: name, ``laptop:PATH``, path on the container, or text. block_size: ids a row (1024).
             sample: rows a split at most. output: folder of the result. file_name: of the ``.pt`` in it.
         """
+        from moai_proto.v1 import dataset_pb2, dataset_pb2_grpc
+
         spec = _submit.dataset_spec(
             self, dataset, template=template, block_size=block_size, sample=sample, output=output,
             file_name=file_name, revision=revision,
@@ -261,6 +270,8 @@ class Host:
                 ``learning_rate``, ``block_size``, ``template``, ``sample``, ``output``, ``smoke``,
                 ``model_revision``, ``dataset_revision``, ``dataset_output``.
         """
+        from moai_proto.v1 import training_pb2, training_pb2_grpc
+
         options = _submit.claiming(options or JobOptions())
         request = training_pb2.StartTrainingRequest(
             options=with_token(options).message(self.config),
@@ -279,6 +290,8 @@ class Host:
         **recipe: Any,
     ) -> t.TrainingPlan:
         """What ``train`` would do; nothing is written (a ``laptop:`` file is not sent either)."""
+        from moai_proto.v1 import training_pb2, training_pb2_grpc
+
         options = _submit.claiming(options or JobOptions())
         request = training_pb2.PlanTrainingRequest(
             options=options.message(self.config),
@@ -301,6 +314,8 @@ class Host:
         compare: bool = False,
     ) -> Job:
         """Answer prompts with a job's result, a folder or a Hub model; see ``generated`` for the texts."""
+        from moai_proto.v1 import training_pb2, training_pb2_grpc
+
         options = _submit.claiming(options or JobOptions())
         request = training_pb2.GenerateRequest(
             options=with_token(options).message(self.config),
@@ -339,6 +354,8 @@ class Host:
 
 
 def _repo(repo: str, type: str, revision: str) -> model_pb2.HubRepo:
+    from moai_proto.v1 import model_pb2
+
     if type not in ("model", "dataset"):
         raise MoaiError("USAGE", f"a repository is a model or a dataset, not {type!r}")
     return model_pb2.HubRepo(id=repo, type=type, revision=revision, endpoint=hub_endpoint())
