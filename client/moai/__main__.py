@@ -7,6 +7,9 @@ import sys
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    if sys.platform == "win32":
+        print("error: moai runs on Linux and macOS; on Windows, inside WSL2", file=sys.stderr)
+        sys.exit(1)
     from moai._cli.main import main as run
 
     code = run()

@@ -117,8 +117,22 @@ def _fail(error: Exception, as_json: bool) -> int:
     if os.environ.get("MOAI_DEBUG"):
         raise error
     text = f"{type(error).__name__}: {error}"
-    _say("INTERNAL", f"a defect in moai: {text}", "repeat with MOAI_DEBUG=1 and report the traceback", as_json)
+    next_ = "repeat with MOAI_DEBUG=1 and report the traceback"
+    if isinstance(error, ImportError) and _is_shadowed():
+        next_ = "pip uninstall moai, then pip install --force-reinstall moai-remote: another package installs a moai too"
+    _say("INTERNAL", f"a defect in moai: {text}", next_, as_json)
     return 1
+
+
+def _is_shadowed() -> bool:
+    """Whether the unrelated package ``moai`` is installed here and may have replaced files of ours."""
+    from importlib import metadata
+
+    try:
+        metadata.distribution("moai")
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _say(reason: str, message: str, next_: str, as_json: bool, details: Any = None) -> None:
