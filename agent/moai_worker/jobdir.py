@@ -111,6 +111,7 @@ class HostDir:
         self.start_lock = os.path.join(self.run, "start.lock")
         self.agent_log = os.path.join(self.run, "agent.log")
         self.supervisor_log = os.path.join(self.run, "supervisor.log")
+        self.device_lock = os.path.join(self.run, "devices.lock")
         self.settings = os.path.join(self.path, "settings.json")
 
     def create(self) -> "HostDir":

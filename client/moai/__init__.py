@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from moai._types import Environment as Environment
     from moai._types import Event as Event
     from moai._types import FileEntry as FileEntry
+    from moai._types import Flavor as Flavor
     from moai._types import HostInfo as HostInfo
     from moai._types import JobInfo as JobInfo
     from moai._types import LogChunk as LogChunk
@@ -102,7 +103,7 @@ _HOMES = {
     "moai._options": "JobOptions owner",
     "moai._paths": "cache_folder",
     "moai._types": (
-        "Check Device DeviceProcess DeviceReport DownloadPlan Environment Event FileEntry HostInfo JobInfo LogChunk Mount "
+        "Check Device DeviceProcess DeviceReport DownloadPlan Environment Event FileEntry Flavor HostInfo JobInfo LogChunk Mount "
         "Progress Reason Step TrainingPlan"
     ),
 }

@@ -19,6 +19,7 @@ from moai import _convert, _files, _index, _submit
 from moai import _types as t
 from moai._config import HostConfig
 from moai._degraded import REASONS, Inspector
+from moai._devices import DeviceControl
 from moai._errors import MoaiError
 from moai._job import DegradedJob, Job
 from moai._options import DEFAULT_ACCELERATOR, JobOptions, hub_endpoint, hub_token, with_token
@@ -26,7 +27,7 @@ from moai._rpc import Say, Session
 from moai._ssh.prompts import Prompter
 
 
-class Host:
+class Host(DeviceControl):
     """A configured container, an SSH alias, ``user@host``, or ``local``.
 
     Args:

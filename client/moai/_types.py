@@ -205,6 +205,15 @@ class Device:
 
 
 @dataclass(frozen=True)
+class Flavor:
+    """One choice of the platform's flavor menu."""
+
+    name: str
+    group: str
+    is_current: bool
+
+
+@dataclass(frozen=True)
 class DeviceReport:
     """What the container's device tool said: ``provider`` is moreh-smi, ap-smi, nvml or cpu."""
 

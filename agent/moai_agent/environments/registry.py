@@ -59,13 +59,15 @@ class Registry:
 
     def devices(self, want: str, timeout_s: float = 15.0) -> Any:
         """A reading of the devices with the tools of the wanted (or login) environment."""
+        return probe.list_devices(self.tools_of(want), timeout_s)
+
+    def tools_of(self, want: str) -> Activated:
+        """Variables whose PATH has the platform's tools: the wanted environment's, else the login's."""
         login = self.login()
-        if want:
-            chosen, _ = self.choose(want, need_torch=False, provider="cpu")
-            active = activate(chosen, login)
-        else:
-            active = Activated(login)
-        return probe.list_devices(active, timeout_s)
+        if not want:
+            return Activated(login)
+        chosen, _ = self.choose(want, need_torch=False, provider="cpu")
+        return activate(chosen, login)
 
     def choose(
         self, want: str, need_torch: bool, provider: Optional[str] = None

@@ -31,6 +31,7 @@ REMOTE: dict[str, Entry] = {
     "disconnect": Entry(_C + "hosts", "End the link that commands share.", _HOSTS),
     "shell": Entry(_C + "hosts", "A login shell there, by your own ssh.", _HOSTS, "ssh"),
     "devices": Entry(_C + "devices", "Accelerators and what runs on them.", _DEV),
+    "device": Entry(_C + "device", "Flavors; select, reset, add and remove devices.", _DEV),
     "env": Entry(_C + "envs", "Python environments there.", _DEV),
     "run": Entry(_C + "start", "Run a command as a job that nothing here can end.", _JOBS),
     "train": Entry(_C + "train", "Fine-tune with the recipe, or run a training script.", _JOBS),

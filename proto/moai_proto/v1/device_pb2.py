@@ -15,7 +15,7 @@ _sym_db = _symbol_database.Default()
 from moai_proto.v1 import errors_pb2 as moai__proto_dot_v1_dot_errors__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amoai_proto/v1/device.proto\x12\rmoai_proto.v1\x1a\x1amoai_proto/v1/errors.proto\"B\n\x12ListDevicesRequest\x12\x13\n\x0b\x65nvironment\x18\x01 \x01(\t\x12\x17\n\x0ftimeout_seconds\x18\x02 \x01(\x01\"\x8c\x01\n\rDeviceProcess\x12\x13\n\x06job_id\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x10\n\x03pid\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x0f\n\x07\x63ommand\x18\x03 \x01(\t\x12\x1c\n\x0fmemory_used_mib\x18\x04 \x01(\x03H\x02\x88\x01\x01\x42\t\n\x07_job_idB\x06\n\x04_pidB\x12\n\x10_memory_used_mib\"\xd1\x02\n\x06\x44\x65vice\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06\x66lavor\x18\x03 \x01(\t\x12\x12\n\nis_default\x18\x04 \x01(\x08\x12\x1c\n\x0fmemory_used_mib\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12\x1d\n\x10memory_total_mib\x18\x06 \x01(\x03H\x01\x88\x01\x01\x12 \n\x13memory_used_percent\x18\x07 \x01(\x01H\x02\x88\x01\x01\x12 \n\x13utilization_percent\x18\x08 \x01(\x01H\x03\x88\x01\x01\x12/\n\tprocesses\x18\t \x03(\x0b\x32\x1c.moai_proto.v1.DeviceProcessB\x12\n\x10_memory_used_mibB\x13\n\x11_memory_total_mibB\x16\n\x14_memory_used_percentB\x16\n\x14_utilization_percent\"\xbc\x01\n\x13ListDevicesResponse\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x18\n\x10platform_version\x18\x02 \x01(\t\x12\x16\n\x0elatest_version\x18\x03 \x01(\t\x12&\n\x07\x64\x65vices\x18\x04 \x03(\x0b\x32\x15.moai_proto.v1.Device\x12\x10\n\x08messages\x18\x05 \x03(\t\x12\'\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x18.moai_proto.v1.ErrorInfo2e\n\rDeviceService\x12T\n\x0bListDevices\x12!.moai_proto.v1.ListDevicesRequest\x1a\".moai_proto.v1.ListDevicesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amoai_proto/v1/device.proto\x12\rmoai_proto.v1\x1a\x1amoai_proto/v1/errors.proto\"B\n\x12ListDevicesRequest\x12\x13\n\x0b\x65nvironment\x18\x01 \x01(\t\x12\x17\n\x0ftimeout_seconds\x18\x02 \x01(\x01\"\x8c\x01\n\rDeviceProcess\x12\x13\n\x06job_id\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x10\n\x03pid\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x0f\n\x07\x63ommand\x18\x03 \x01(\t\x12\x1c\n\x0fmemory_used_mib\x18\x04 \x01(\x03H\x02\x88\x01\x01\x42\t\n\x07_job_idB\x06\n\x04_pidB\x12\n\x10_memory_used_mib\"\xd1\x02\n\x06\x44\x65vice\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06\x66lavor\x18\x03 \x01(\t\x12\x12\n\nis_default\x18\x04 \x01(\x08\x12\x1c\n\x0fmemory_used_mib\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12\x1d\n\x10memory_total_mib\x18\x06 \x01(\x03H\x01\x88\x01\x01\x12 \n\x13memory_used_percent\x18\x07 \x01(\x01H\x02\x88\x01\x01\x12 \n\x13utilization_percent\x18\x08 \x01(\x01H\x03\x88\x01\x01\x12/\n\tprocesses\x18\t \x03(\x0b\x32\x1c.moai_proto.v1.DeviceProcessB\x12\n\x10_memory_used_mibB\x13\n\x11_memory_total_mibB\x16\n\x14_memory_used_percentB\x16\n\x14_utilization_percent\"\xbc\x01\n\x13ListDevicesResponse\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x18\n\x10platform_version\x18\x02 \x01(\t\x12\x16\n\x0elatest_version\x18\x03 \x01(\t\x12&\n\x07\x64\x65vices\x18\x04 \x03(\x0b\x32\x15.moai_proto.v1.Device\x12\x10\n\x08messages\x18\x05 \x03(\t\x12\'\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x18.moai_proto.v1.ErrorInfo\"D\n\x13WatchDevicesRequest\x12\x13\n\x0b\x65nvironment\x18\x01 \x01(\t\x12\x18\n\x10interval_seconds\x18\x02 \x01(\x01\"J\n\x14WatchDevicesResponse\x12\x32\n\x06report\x18\x01 \x01(\x0b\x32\".moai_proto.v1.ListDevicesResponse\"9\n\x06\x46lavor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12\x12\n\nis_current\x18\x03 \x01(\x08\")\n\x12ListFlavorsRequest\x12\x13\n\x0b\x65nvironment\x18\x01 \x01(\t\"c\n\x13ListFlavorsResponse\x12&\n\x07\x66lavors\x18\x01 \x03(\x0b\x32\x15.moai_proto.v1.Flavor\x12\x0f\n\x07\x63urrent\x18\x02 \x01(\t\x12\x13\n\x0b\x61\x63\x63\x65lerator\x18\x03 \x01(\t\"I\n\x13SwitchFlavorRequest\x12\x13\n\x0b\x65nvironment\x18\x01 \x01(\t\x12\x0e\n\x06\x66lavor\x18\x02 \x01(\t\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\"8\n\x14SwitchFlavorResponse\x12\x0e\n\x06\x66lavor\x18\x01 \x01(\t\x12\x10\n\x08previous\x18\x02 \x01(\t\":\n\x13SelectDeviceRequest\x12\x13\n\x0b\x65nvironment\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\x03\"J\n\x14SelectDeviceResponse\x12\x32\n\x06report\x18\x01 \x01(\x0b\x32\".moai_proto.v1.ListDevicesResponse\"8\n\x12ResetDeviceRequest\x12\x13\n\x0b\x65nvironment\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"#\n\x13ResetDeviceResponse\x12\x0c\n\x04idle\x18\x01 \x01(\x08\"7\n\x10\x41\x64\x64\x44\x65viceRequest\x12\x13\n\x0b\x65nvironment\x18\x01 \x01(\t\x12\x0e\n\x06\x66lavor\x18\x02 \x01(\t\"G\n\x11\x41\x64\x64\x44\x65viceResponse\x12\x32\n\x06report\x18\x01 \x01(\x0b\x32\".moai_proto.v1.ListDevicesResponse\"I\n\x13RemoveDeviceRequest\x12\x13\n\x0b\x65nvironment\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\x03\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\"J\n\x14RemoveDeviceResponse\x12\x32\n\x06report\x18\x01 \x01(\x0b\x32\".moai_proto.v1.ListDevicesResponse2\xc7\x05\n\rDeviceService\x12T\n\x0bListDevices\x12!.moai_proto.v1.ListDevicesRequest\x1a\".moai_proto.v1.ListDevicesResponse\x12Y\n\x0cWatchDevices\x12\".moai_proto.v1.WatchDevicesRequest\x1a#.moai_proto.v1.WatchDevicesResponse0\x01\x12T\n\x0bListFlavors\x12!.moai_proto.v1.ListFlavorsRequest\x1a\".moai_proto.v1.ListFlavorsResponse\x12W\n\x0cSwitchFlavor\x12\".moai_proto.v1.SwitchFlavorRequest\x1a#.moai_proto.v1.SwitchFlavorResponse\x12W\n\x0cSelectDevice\x12\".moai_proto.v1.SelectDeviceRequest\x1a#.moai_proto.v1.SelectDeviceResponse\x12T\n\x0bResetDevice\x12!.moai_proto.v1.ResetDeviceRequest\x1a\".moai_proto.v1.ResetDeviceResponse\x12N\n\tAddDevice\x12\x1f.moai_proto.v1.AddDeviceRequest\x1a .moai_proto.v1.AddDeviceResponse\x12W\n\x0cRemoveDevice\x12\".moai_proto.v1.RemoveDeviceRequest\x1a#.moai_proto.v1.RemoveDeviceResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -30,6 +30,36 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_DEVICE']._serialized_end=622
   _globals['_LISTDEVICESRESPONSE']._serialized_start=625
   _globals['_LISTDEVICESRESPONSE']._serialized_end=813
-  _globals['_DEVICESERVICE']._serialized_start=815
-  _globals['_DEVICESERVICE']._serialized_end=916
+  _globals['_WATCHDEVICESREQUEST']._serialized_start=815
+  _globals['_WATCHDEVICESREQUEST']._serialized_end=883
+  _globals['_WATCHDEVICESRESPONSE']._serialized_start=885
+  _globals['_WATCHDEVICESRESPONSE']._serialized_end=959
+  _globals['_FLAVOR']._serialized_start=961
+  _globals['_FLAVOR']._serialized_end=1018
+  _globals['_LISTFLAVORSREQUEST']._serialized_start=1020
+  _globals['_LISTFLAVORSREQUEST']._serialized_end=1061
+  _globals['_LISTFLAVORSRESPONSE']._serialized_start=1063
+  _globals['_LISTFLAVORSRESPONSE']._serialized_end=1162
+  _globals['_SWITCHFLAVORREQUEST']._serialized_start=1164
+  _globals['_SWITCHFLAVORREQUEST']._serialized_end=1237
+  _globals['_SWITCHFLAVORRESPONSE']._serialized_start=1239
+  _globals['_SWITCHFLAVORRESPONSE']._serialized_end=1295
+  _globals['_SELECTDEVICEREQUEST']._serialized_start=1297
+  _globals['_SELECTDEVICEREQUEST']._serialized_end=1355
+  _globals['_SELECTDEVICERESPONSE']._serialized_start=1357
+  _globals['_SELECTDEVICERESPONSE']._serialized_end=1431
+  _globals['_RESETDEVICEREQUEST']._serialized_start=1433
+  _globals['_RESETDEVICEREQUEST']._serialized_end=1489
+  _globals['_RESETDEVICERESPONSE']._serialized_start=1491
+  _globals['_RESETDEVICERESPONSE']._serialized_end=1526
+  _globals['_ADDDEVICEREQUEST']._serialized_start=1528
+  _globals['_ADDDEVICEREQUEST']._serialized_end=1583
+  _globals['_ADDDEVICERESPONSE']._serialized_start=1585
+  _globals['_ADDDEVICERESPONSE']._serialized_end=1656
+  _globals['_REMOVEDEVICEREQUEST']._serialized_start=1658
+  _globals['_REMOVEDEVICEREQUEST']._serialized_end=1731
+  _globals['_REMOVEDEVICERESPONSE']._serialized_start=1733
+  _globals['_REMOVEDEVICERESPONSE']._serialized_end=1807
+  _globals['_DEVICESERVICE']._serialized_start=1810
+  _globals['_DEVICESERVICE']._serialized_end=2521
 # @@protoc_insertion_point(module_scope)

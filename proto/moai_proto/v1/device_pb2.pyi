@@ -63,3 +63,119 @@ class ListDevicesResponse(_message.Message):
     messages: _containers.RepeatedScalarFieldContainer[str]
     error: _errors_pb2.ErrorInfo
     def __init__(self, provider: _Optional[str] = ..., platform_version: _Optional[str] = ..., latest_version: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ..., messages: _Optional[_Iterable[str]] = ..., error: _Optional[_Union[_errors_pb2.ErrorInfo, _Mapping]] = ...) -> None: ...
+
+class WatchDevicesRequest(_message.Message):
+    __slots__ = ("environment", "interval_seconds")
+    ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    environment: str
+    interval_seconds: float
+    def __init__(self, environment: _Optional[str] = ..., interval_seconds: _Optional[float] = ...) -> None: ...
+
+class WatchDevicesResponse(_message.Message):
+    __slots__ = ("report",)
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    report: ListDevicesResponse
+    def __init__(self, report: _Optional[_Union[ListDevicesResponse, _Mapping]] = ...) -> None: ...
+
+class Flavor(_message.Message):
+    __slots__ = ("name", "group", "is_current")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    IS_CURRENT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    group: str
+    is_current: bool
+    def __init__(self, name: _Optional[str] = ..., group: _Optional[str] = ..., is_current: bool = ...) -> None: ...
+
+class ListFlavorsRequest(_message.Message):
+    __slots__ = ("environment",)
+    ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    environment: str
+    def __init__(self, environment: _Optional[str] = ...) -> None: ...
+
+class ListFlavorsResponse(_message.Message):
+    __slots__ = ("flavors", "current", "accelerator")
+    FLAVORS_FIELD_NUMBER: _ClassVar[int]
+    CURRENT_FIELD_NUMBER: _ClassVar[int]
+    ACCELERATOR_FIELD_NUMBER: _ClassVar[int]
+    flavors: _containers.RepeatedCompositeFieldContainer[Flavor]
+    current: str
+    accelerator: str
+    def __init__(self, flavors: _Optional[_Iterable[_Union[Flavor, _Mapping]]] = ..., current: _Optional[str] = ..., accelerator: _Optional[str] = ...) -> None: ...
+
+class SwitchFlavorRequest(_message.Message):
+    __slots__ = ("environment", "flavor", "force")
+    ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    FLAVOR_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    environment: str
+    flavor: str
+    force: bool
+    def __init__(self, environment: _Optional[str] = ..., flavor: _Optional[str] = ..., force: bool = ...) -> None: ...
+
+class SwitchFlavorResponse(_message.Message):
+    __slots__ = ("flavor", "previous")
+    FLAVOR_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    flavor: str
+    previous: str
+    def __init__(self, flavor: _Optional[str] = ..., previous: _Optional[str] = ...) -> None: ...
+
+class SelectDeviceRequest(_message.Message):
+    __slots__ = ("environment", "device")
+    ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    environment: str
+    device: int
+    def __init__(self, environment: _Optional[str] = ..., device: _Optional[int] = ...) -> None: ...
+
+class SelectDeviceResponse(_message.Message):
+    __slots__ = ("report",)
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    report: ListDevicesResponse
+    def __init__(self, report: _Optional[_Union[ListDevicesResponse, _Mapping]] = ...) -> None: ...
+
+class ResetDeviceRequest(_message.Message):
+    __slots__ = ("environment", "force")
+    ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    environment: str
+    force: bool
+    def __init__(self, environment: _Optional[str] = ..., force: bool = ...) -> None: ...
+
+class ResetDeviceResponse(_message.Message):
+    __slots__ = ("idle",)
+    IDLE_FIELD_NUMBER: _ClassVar[int]
+    idle: bool
+    def __init__(self, idle: bool = ...) -> None: ...
+
+class AddDeviceRequest(_message.Message):
+    __slots__ = ("environment", "flavor")
+    ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    FLAVOR_FIELD_NUMBER: _ClassVar[int]
+    environment: str
+    flavor: str
+    def __init__(self, environment: _Optional[str] = ..., flavor: _Optional[str] = ...) -> None: ...
+
+class AddDeviceResponse(_message.Message):
+    __slots__ = ("report",)
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    report: ListDevicesResponse
+    def __init__(self, report: _Optional[_Union[ListDevicesResponse, _Mapping]] = ...) -> None: ...
+
+class RemoveDeviceRequest(_message.Message):
+    __slots__ = ("environment", "device", "force")
+    ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    environment: str
+    device: int
+    force: bool
+    def __init__(self, environment: _Optional[str] = ..., device: _Optional[int] = ..., force: bool = ...) -> None: ...
+
+class RemoveDeviceResponse(_message.Message):
+    __slots__ = ("report",)
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    report: ListDevicesResponse
+    def __init__(self, report: _Optional[_Union[ListDevicesResponse, _Mapping]] = ...) -> None: ...

@@ -20,6 +20,41 @@ class DeviceServiceStub(object):
                 request_serializer=moai__proto_dot_v1_dot_device__pb2.ListDevicesRequest.SerializeToString,
                 response_deserializer=moai__proto_dot_v1_dot_device__pb2.ListDevicesResponse.FromString,
                 )
+        self.WatchDevices = channel.unary_stream(
+                '/moai_proto.v1.DeviceService/WatchDevices',
+                request_serializer=moai__proto_dot_v1_dot_device__pb2.WatchDevicesRequest.SerializeToString,
+                response_deserializer=moai__proto_dot_v1_dot_device__pb2.WatchDevicesResponse.FromString,
+                )
+        self.ListFlavors = channel.unary_unary(
+                '/moai_proto.v1.DeviceService/ListFlavors',
+                request_serializer=moai__proto_dot_v1_dot_device__pb2.ListFlavorsRequest.SerializeToString,
+                response_deserializer=moai__proto_dot_v1_dot_device__pb2.ListFlavorsResponse.FromString,
+                )
+        self.SwitchFlavor = channel.unary_unary(
+                '/moai_proto.v1.DeviceService/SwitchFlavor',
+                request_serializer=moai__proto_dot_v1_dot_device__pb2.SwitchFlavorRequest.SerializeToString,
+                response_deserializer=moai__proto_dot_v1_dot_device__pb2.SwitchFlavorResponse.FromString,
+                )
+        self.SelectDevice = channel.unary_unary(
+                '/moai_proto.v1.DeviceService/SelectDevice',
+                request_serializer=moai__proto_dot_v1_dot_device__pb2.SelectDeviceRequest.SerializeToString,
+                response_deserializer=moai__proto_dot_v1_dot_device__pb2.SelectDeviceResponse.FromString,
+                )
+        self.ResetDevice = channel.unary_unary(
+                '/moai_proto.v1.DeviceService/ResetDevice',
+                request_serializer=moai__proto_dot_v1_dot_device__pb2.ResetDeviceRequest.SerializeToString,
+                response_deserializer=moai__proto_dot_v1_dot_device__pb2.ResetDeviceResponse.FromString,
+                )
+        self.AddDevice = channel.unary_unary(
+                '/moai_proto.v1.DeviceService/AddDevice',
+                request_serializer=moai__proto_dot_v1_dot_device__pb2.AddDeviceRequest.SerializeToString,
+                response_deserializer=moai__proto_dot_v1_dot_device__pb2.AddDeviceResponse.FromString,
+                )
+        self.RemoveDevice = channel.unary_unary(
+                '/moai_proto.v1.DeviceService/RemoveDevice',
+                request_serializer=moai__proto_dot_v1_dot_device__pb2.RemoveDeviceRequest.SerializeToString,
+                response_deserializer=moai__proto_dot_v1_dot_device__pb2.RemoveDeviceResponse.FromString,
+                )
 
 
 class DeviceServiceServicer(object):
@@ -33,6 +68,58 @@ class DeviceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchDevices(self, request, context):
+        """The same table again whenever it changed; ends only with the caller.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFlavors(self, request, context):
+        """Flavors the platform's menu offers, and the present one. UNSUPPORTED where
+        flavors are set per job or do not exist.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SwitchFlavor(self, request, context):
+        """Gives the default device another flavor, chosen by name and verified by
+        reading the table again. FLAVOR_NOT_FOUND, DEVICE_IN_USE. Repeatable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SelectDevice(self, request, context):
+        """Makes a device the default one. Repeatable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResetDevice(self, request, context):
+        """Releases the default device. DEVICE_IN_USE while a living process owns it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddDevice(self, request, context):
+        """Adds a device of a flavor; DEVICE_LIMIT when the token allows no more. Not
+        repeatable: ask for the table after a lost answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveDevice(self, request, context):
+        """Removes a device. DEVICE_IN_USE, DEVICE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DeviceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -40,6 +127,41 @@ def add_DeviceServiceServicer_to_server(servicer, server):
                     servicer.ListDevices,
                     request_deserializer=moai__proto_dot_v1_dot_device__pb2.ListDevicesRequest.FromString,
                     response_serializer=moai__proto_dot_v1_dot_device__pb2.ListDevicesResponse.SerializeToString,
+            ),
+            'WatchDevices': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchDevices,
+                    request_deserializer=moai__proto_dot_v1_dot_device__pb2.WatchDevicesRequest.FromString,
+                    response_serializer=moai__proto_dot_v1_dot_device__pb2.WatchDevicesResponse.SerializeToString,
+            ),
+            'ListFlavors': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFlavors,
+                    request_deserializer=moai__proto_dot_v1_dot_device__pb2.ListFlavorsRequest.FromString,
+                    response_serializer=moai__proto_dot_v1_dot_device__pb2.ListFlavorsResponse.SerializeToString,
+            ),
+            'SwitchFlavor': grpc.unary_unary_rpc_method_handler(
+                    servicer.SwitchFlavor,
+                    request_deserializer=moai__proto_dot_v1_dot_device__pb2.SwitchFlavorRequest.FromString,
+                    response_serializer=moai__proto_dot_v1_dot_device__pb2.SwitchFlavorResponse.SerializeToString,
+            ),
+            'SelectDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.SelectDevice,
+                    request_deserializer=moai__proto_dot_v1_dot_device__pb2.SelectDeviceRequest.FromString,
+                    response_serializer=moai__proto_dot_v1_dot_device__pb2.SelectDeviceResponse.SerializeToString,
+            ),
+            'ResetDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResetDevice,
+                    request_deserializer=moai__proto_dot_v1_dot_device__pb2.ResetDeviceRequest.FromString,
+                    response_serializer=moai__proto_dot_v1_dot_device__pb2.ResetDeviceResponse.SerializeToString,
+            ),
+            'AddDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddDevice,
+                    request_deserializer=moai__proto_dot_v1_dot_device__pb2.AddDeviceRequest.FromString,
+                    response_serializer=moai__proto_dot_v1_dot_device__pb2.AddDeviceResponse.SerializeToString,
+            ),
+            'RemoveDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveDevice,
+                    request_deserializer=moai__proto_dot_v1_dot_device__pb2.RemoveDeviceRequest.FromString,
+                    response_serializer=moai__proto_dot_v1_dot_device__pb2.RemoveDeviceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -66,5 +188,124 @@ class DeviceService(object):
         return grpc.experimental.unary_unary(request, target, '/moai_proto.v1.DeviceService/ListDevices',
             moai__proto_dot_v1_dot_device__pb2.ListDevicesRequest.SerializeToString,
             moai__proto_dot_v1_dot_device__pb2.ListDevicesResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def WatchDevices(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(request, target, '/moai_proto.v1.DeviceService/WatchDevices',
+            moai__proto_dot_v1_dot_device__pb2.WatchDevicesRequest.SerializeToString,
+            moai__proto_dot_v1_dot_device__pb2.WatchDevicesResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ListFlavors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/moai_proto.v1.DeviceService/ListFlavors',
+            moai__proto_dot_v1_dot_device__pb2.ListFlavorsRequest.SerializeToString,
+            moai__proto_dot_v1_dot_device__pb2.ListFlavorsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def SwitchFlavor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/moai_proto.v1.DeviceService/SwitchFlavor',
+            moai__proto_dot_v1_dot_device__pb2.SwitchFlavorRequest.SerializeToString,
+            moai__proto_dot_v1_dot_device__pb2.SwitchFlavorResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def SelectDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/moai_proto.v1.DeviceService/SelectDevice',
+            moai__proto_dot_v1_dot_device__pb2.SelectDeviceRequest.SerializeToString,
+            moai__proto_dot_v1_dot_device__pb2.SelectDeviceResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ResetDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/moai_proto.v1.DeviceService/ResetDevice',
+            moai__proto_dot_v1_dot_device__pb2.ResetDeviceRequest.SerializeToString,
+            moai__proto_dot_v1_dot_device__pb2.ResetDeviceResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def AddDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/moai_proto.v1.DeviceService/AddDevice',
+            moai__proto_dot_v1_dot_device__pb2.AddDeviceRequest.SerializeToString,
+            moai__proto_dot_v1_dot_device__pb2.AddDeviceResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def RemoveDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/moai_proto.v1.DeviceService/RemoveDevice',
+            moai__proto_dot_v1_dot_device__pb2.RemoveDeviceRequest.SerializeToString,
+            moai__proto_dot_v1_dot_device__pb2.RemoveDeviceResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
