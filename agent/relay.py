@@ -32,7 +32,7 @@ from moai_worker import identity, jobdir  # noqa: E402  (the path must be set fi
 _SILENCE_S = 60.0
 _START_S = 20.0
 #: An agent that cannot be used is asked to leave, then killed (jobs go on), then given up on.
-_LEAVE_S = 8.0
+_LEAVE_S = 5.0
 _GIVE_UP_S = 12.0
 _CHUNK = 256 * 1024
 
@@ -64,13 +64,28 @@ def _start(host, home):
     if os.path.isdir(os.path.join(payload, "lib")):
         argv.append("-S")
     argv += [os.path.join(payload, "agent", "moai_agent", "__main__.py"), "--home", home]
+    log = os.open(host.agent_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     ready_r, ready_w = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.setsid()
-        if os.fork() != 0:
-            os._exit(0)
-        log = os.open(host.agent_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            _become_agent(argv, home, log, ready_w)
+        finally:
+            os._exit(127)
+    os.close(log)
+    os.close(ready_w)
+    os.waitpid(pid, 0)
+    ready, _, _ = select.select([ready_r], [], [], _START_S)
+    answer = os.read(ready_r, 1) if ready else b""
+    os.close(ready_r)
+    if answer != b"1":
+        raise RuntimeError("the agent did not start: " + _tail(host.agent_log))
+
+
+def _become_agent(argv, home, log, ready_w):
+    """In the forked child: leave session, descriptors and proxies behind and become the agent."""
+    os.setsid()
+    if os.fork() == 0:
         null = os.open("/dev/null", os.O_RDWR)
         for fd, source in ((0, null), (1, log), (2, log)):
             os.dup2(source, fd)
@@ -84,13 +99,6 @@ def _start(host, home):
             if name in env:
                 env["MOAI_SAVED_" + name] = env.pop(name)
         os.execve(sys.executable, argv, env)
-    os.close(ready_w)
-    os.waitpid(pid, 0)
-    ready, _, _ = select.select([ready_r], [], [], _START_S)
-    answer = os.read(ready_r, 1) if ready else b""
-    os.close(ready_r)
-    if answer != b"1":
-        raise RuntimeError("the agent did not start: " + _tail(host.agent_log))
 
 
 def _tail(path):

@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from moai import _types as t
-from moai._dial import REMOTE_LINE, NotInstalled, read_answer
+from moai._dial import NotInstalled, open_channel, read_answer
 from moai._errors import MoaiError
 from moai._options import owner
 
@@ -76,7 +76,7 @@ class Inspector:
     def _ask_there(self, nonce: str, line: bytes, body: bool) -> tuple[dict[str, Any], bytes]:
         connection = self._host.session.plain_connection()
         try:
-            stream = connection.open_exec(REMOTE_LINE)
+            stream = open_channel(connection)
             stream.sendall(_LINE.encode() + b"\n" + line)
             answer, rest = read_answer(stream, nonce, _ANSWER_S)
             while body and (data := stream.recv(256 * 1024)):

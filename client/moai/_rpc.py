@@ -234,12 +234,18 @@ class Session:
 
     def link_call(self, method: str, timeout_s: float = 900.0) -> dict[str, Any]:
         """A call to the holder itself: ``Info``, ``Up`` or ``Close``."""
-        channel, _ = self._connected()
-        try:
-            raw = channel.unary_unary(f"/moai.Link/{method}")(b"{}", timeout=timeout_s)
-        except grpc.RpcError as error:
-            raise to_error(error) from error
-        return dict(json.loads(raw))
+        for last in (False, True):
+            channel, generation = self._connected()
+            try:
+                raw = channel.unary_unary(f"/moai.Link/{method}")(b"{}", timeout=timeout_s)
+                return dict(json.loads(raw))
+            except grpc.RpcError as raw_error:
+                error = to_error(raw_error)
+                # A holder that is just leaving hangs up; the next one answers.
+                self._drop(generation)
+                if last or error.reason != "LINK_LOST":
+                    raise error from raw_error
+        raise AssertionError("unreachable")
 
 
 def _address(path: Path) -> str:

@@ -48,13 +48,14 @@ def probe(connection: Connection) -> tuple[dict[str, str], set[str], str]:
         output = bytearray()
         while data := stream.recv(64 * 1024):
             output += data
+        status = stream.exit_status(5.0)
     finally:
         timer.cancel()
         stream.close()
     facts: dict[str, str] = {}
     refused: list[str] = []
     payloads: set[str] = set()
-    home = ""
+    home, is_complete = "", False
     for line in output.decode("utf-8", "replace").split("\n"):
         marked, _, rest = line.partition(" ")
         word = marked.removesuffix(nonce) if marked.endswith(nonce) else ""
@@ -62,12 +63,17 @@ def probe(connection: Connection) -> tuple[dict[str, str], set[str], str]:
             home = rest
         elif word == "MOAI-PAYLOAD":
             payloads.add(rest)
+        elif word == "MOAI-NONE":
+            is_complete = True
         elif word == "MOAI-PY":
             found = json.loads(rest)
             if found["ok"] == "1":
                 facts = found
             else:
                 refused.append(f"{found['executable']} ({found['python_version']}: {found['why']})")
+    if not facts and not is_complete and (home or status is None):
+        # Cut off by the network or by our timer: what was not seen may still be there.
+        raise MoaiError("LINK_LOST", "the connection ended while a Python was looked for there", "try again")
     if not home:
         raise MoaiError(
             "SHELL_RESTRICTED",

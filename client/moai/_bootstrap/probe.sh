@@ -4,12 +4,22 @@ printf '\n%s\n' "MOAI-HOME$N $M"
 ls "$M/payload" 2>/dev/null | while IFS= read -r d; do printf '%s\n' "MOAI-PAYLOAD$N $d"; done
 S='
 import sys, json, struct, platform
-ok = sys.version_info >= (3, 8)
-why = "" if ok else "older than 3.8"
+why = ""
+if sys.version_info < (3, 8):
+    why = "older than 3.8"
+elif sys.version_info >= (3, 15):
+    why = "newer than 3.14"
+elif sys.implementation.name != "cpython":
+    why = "not CPython"
+elif getattr(sys, "abiflags", ""):
+    why = "a free-threaded or debug build"
+elif struct.calcsize("P") != 8:
+    why = "32-bit"
 try:
     import ssl, ctypes, hashlib, fcntl, resource
 except ImportError as e:
-    ok, why = False, str(e)
+    why = why or str(e)
+ok = not why
 import sysconfig, os
 name, version = platform.libc_ver()
 libc = "glibc" if name == "glibc" else "musl"
@@ -37,4 +47,4 @@ for p in /usr/bin/python3* /usr/local/bin/python3* "$HOME"/.local/bin/python3* \
   /opt/conda/envs/*/bin/python3 "$HOME"/.pyenv/versions/*/bin/python3; do
   try "$p" && exit 0
 done
-echo "MOAI-NONE"
+printf '%s\n' "MOAI-NONE$N"

@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
@@ -77,6 +78,7 @@ def fetch(target: Target, cache_dir: Path, report: Report | None = None) -> Path
                 say(f"cached wheels are damaged ({found[0]}); fetching them again")
                 shutil.rmtree(folder)
             say(f"fetching the agent's wheels for {target.key} ({wheel_set.size_bytes / 1e6:.1f} MB)")
+            _sweep(folder.parent)
             with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder.parent) as scratch:
                 download(target, wheel_set, Path(scratch))
                 found = faults(Path(scratch) / "wheels", wheel_set)
@@ -84,6 +86,13 @@ def fetch(target: Target, cache_dir: Path, report: Report | None = None) -> Path
                     raise MoaiError("BUNDLE_CORRUPT", f"pip brought other files than locked: {found[0]}.")
                 os.replace(Path(scratch) / "wheels", folder)
     return folder
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed commands left half-fetched an hour ago or longer."""
+    for path in folder.glob(".fetch-*"):
+        if time.time() - path.stat().st_mtime > 3600:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def faults(folder: Path, wheel_set: WheelSet) -> list[str]:

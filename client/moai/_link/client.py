@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -113,7 +114,9 @@ def _start(host: HostConfig, path: Path, prompts: Prompter, say: Callable[[str],
         process.stdin.flush()
         _converse(process, host, path, prompts, say)
     except BaseException:
-        process.kill()
+        # Its whole session: it may be fetching wheels with a child of its own.
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         raise
     finally:

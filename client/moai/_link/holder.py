@@ -21,12 +21,15 @@ from typing import Any
 import grpc
 
 from moai._config import HostConfig
-from moai._errors import MoaiError
+from moai._errors import LinkLost, MoaiError
 from moai._link.upstream import Upstream, open_upstream
 from moai._rpc import CHANNEL_OPTIONS, MAX_MESSAGE_BYTES, error_trailer, status_of
+from moai._ssh.seam import Connection
 
 _IDLE_S = 600.0
 _PASS_ON = ("moai-owner", "moai-client")
+#: Somebody must answer before there is a connection again, and nobody can be asked through us.
+_NEEDS_PERSON = ("SIGN_IN_NEEDED", "HOST_KEY_UNKNOWN")
 
 
 class Starter:
@@ -98,6 +101,7 @@ class Holder(grpc.GenericRpcHandler):  # type: ignore[misc]
         self.channel: grpc.aio.Channel | None = None
         self.host_key: Any = None
         self.lock = asyncio.Lock()
+        self.needs_person = False
         self.running = 0
         self.last_s = time.monotonic()
         self.closing = asyncio.Event()
@@ -108,16 +112,31 @@ class Holder(grpc.GenericRpcHandler):  # type: ignore[misc]
             if self.upstream is not None and self.channel is not None and not mode:
                 if not self.upstream.ended.is_set():
                     return self.upstream, self.channel
+            # A new connection might need a person, so "up" goes over the one that stands.
+            kept = None
+            if self.upstream is not None and not self.upstream.ended.is_set():
+                kept = self.upstream.release()
             await self.drop()
             loop = asyncio.get_running_loop()
-            upstream, key = await loop.run_in_executor(None, self._open, mode)
+            upstream, key = await loop.run_in_executor(None, self._open, mode, kept)
             self.host_key = self.host_key or key
             self.channel = grpc.aio.insecure_channel(upstream.address, options=CHANNEL_OPTIONS)
             self.upstream = upstream
             return upstream, self.channel
 
-    def _open(self, mode: str) -> tuple[Upstream, Any]:
-        return open_upstream(self.host, self.starter, self.starter.say, self.folder, mode, self.host_key)
+    def _open(self, mode: str, kept: Connection | None) -> tuple[Upstream, Any]:
+        arguments = (self.host, self.starter, self.starter.say, self.folder, mode, self.host_key)
+        try:
+            if kept is not None:
+                try:
+                    return open_upstream(*arguments, connection=kept)
+                except LinkLost:
+                    pass  # It had just broken: connect anew.
+            return open_upstream(*arguments)
+        except MoaiError as error:
+            # The next command starts another holder, which can ask; with us it would fail for ever.
+            self.needs_person = error.reason in _NEEDS_PERSON
+            raise
 
     async def drop(self) -> None:
         """Close what is held."""
@@ -169,6 +188,8 @@ class Holder(grpc.GenericRpcHandler):  # type: ignore[misc]
         finally:
             self.running -= 1
             self.last_s = time.monotonic()
+            if self.needs_person:
+                self.closing.set()
 
     async def _info(self, request: bytes, context: Any) -> bytes:
         upstream = self.upstream
@@ -181,6 +202,8 @@ class Holder(grpc.GenericRpcHandler):  # type: ignore[misc]
         try:
             upstream, _ = await self.ensure("up")
         except MoaiError as error:
+            if self.needs_person:
+                self.closing.set()
             await context.abort(status_of(error), error.message, (error_trailer(error),))
             return b""
         return json.dumps(upstream.handshake.facts).encode()

@@ -44,6 +44,7 @@ class Upstream:
         self._path, self.address, self._folder_fd = _bind(self._listener, folder)
         self._listener.listen(1)
         self._peer: socket.socket | None = None
+        self._is_released = False
         threading.Thread(target=self._serve, name="bridge", daemon=True).start()
 
     def _serve(self) -> None:
@@ -86,7 +87,8 @@ class Upstream:
             return
         self.ended.set()
         self._stream.close()
-        self._connection.close()
+        if not self._is_released:
+            self._connection.close()
         for sock in (self._peer, self._listener):
             if sock is not None:
                 try:
@@ -94,6 +96,13 @@ class Upstream:
                 except OSError:
                     continue  # Not connected any more.
         _unlink(self._path)
+
+
+    def release(self) -> Connection:
+        """End stream and bridge but not the connection, which is the caller's from now on."""
+        self._is_released = True
+        self.close()
+        return self._connection
 
 
 def _bind(listener: socket.socket, folder: Path) -> tuple[Path, str, int | None]:
@@ -139,16 +148,18 @@ def open_upstream(
     folder: Path,
     mode: str = "",
     expected_key: Any = None,
+    connection: Connection | None = None,
 ) -> tuple[Upstream, Any]:
     """Connect, dial, bootstrap if needed.
 
     Args:
         mode: "" as needed; ``up`` installs this moai's agent and restarts it when it differs.
         expected_key: host key of this session's earlier connection.
+        connection: one that stands already, without a session on it; closed when this fails.
 
     Returns the upstream and the host key seen (None with OpenSSH).
     """
-    connection = open_connection(host, prompts, expected_key)
+    connection = connection or open_connection(host, prompts, expected_key)
     try:
         stream, handshake = _dial_or_install(connection, say, mode)
         _check_protocol(handshake)
