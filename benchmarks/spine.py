@@ -11,11 +11,10 @@ import sys
 import time
 from pathlib import Path
 
-from measure import Row, ms, rate, run, side_by_side
-from throttle import Throttle
-
 from fakes.box import Box
 from fakes.sshd import wait_until
+from measure import Row, ms, rate, run, side_by_side
+from throttle import Throttle
 
 ROUNDS = int(os.environ.get("MOAI_BENCH_ROUNDS") or 10)
 SLOW_LINK = 10_000_000.0

@@ -18,11 +18,11 @@ from pathlib import Path
 _REPO = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(_REPO / "tests")]
 
-import demo_hub  # noqa: E402 - beside this file
-from fakes import tinymodel  # noqa: E402
-from fakes.box import Box, processes_of  # noqa: E402
-from fakes.hub import HubServer  # noqa: E402
-from fakes.sshd import find_sshd  # noqa: E402
+import demo_hub
+from fakes import tinymodel
+from fakes.box import Box, processes_of
+from fakes.hub import HubServer
+from fakes.sshd import find_sshd
 
 OUTPUT = _REPO / "demo-output"
 CACHE = _REPO / ".cache" / "demo"

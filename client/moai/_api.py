@@ -37,8 +37,7 @@ def hosts(names: str = "all", *, prompts: Prompter | None = None, say: Say | Non
 def job(text: str, *, on: str = "", prompts: Prompter | None = None, say: Say | None = None) -> Job:
     """A job by id, unique prefix, ``HOST/JOB``, name or ``last``, wherever it runs.
 
-    Looked for in the laptop's index first, then on the host(s) named, else on the default one, else on
-    all. Raises NotFound (JOB_NOT_FOUND) and Conflict (JOB_AMBIGUOUS).
+    Looked for on the host(s) named, else in the laptop's index, else on all configured hosts at once. Raises NotFound (JOB_NOT_FOUND) and Conflict (JOB_AMBIGUOUS).
     """
     host_name, slash, rest = text.partition("/")
     if slash and rest:
@@ -86,6 +85,9 @@ def _first_with(candidates: list[HostConfig], text: str, prompts: Prompter | Non
     if found:
         return found[0]
     others = [p for p in problems if p.reason != "JOB_NOT_FOUND"]
-    if others:
+    if len(others) == len(problems):
         raise others[0]
-    raise MoaiError("JOB_NOT_FOUND", f"there is no job {text!r} on {', '.join(c.name for c in candidates)}", "moai remote jobs")
+    unasked = f"; {len(others)} host(s) could not be asked ({others[0].message})" if others else ""
+    raise MoaiError(
+        "JOB_NOT_FOUND", f"there is no job {text!r} on {', '.join(c.name for c in candidates)}{unasked}", "moai remote jobs"
+    )

@@ -107,6 +107,9 @@ def load() -> Config:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return Config()
+    except (OSError, UnicodeDecodeError) as error:
+        what = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else f"cannot be read: {error.strerror}"
+        raise MoaiError("CONFIG_INVALID", f"{path} {what}", f"edit {path}") from error
     raw = parse_toml(text, path)
     mistakes: list[str] = []
     hosts: dict[str, HostConfig] = {}
@@ -121,6 +124,9 @@ def load() -> Config:
         if host is not None:
             hosts[name] = host
     default = raw.get("default", "")
+    if not isinstance(default, str):
+        mistakes.append(f"default is {default!r}, not a name")
+        default = ""
     if default and default not in hosts:
         mistakes.append(f"default host {default!r} is not configured")
     if mistakes:

@@ -169,7 +169,9 @@ class Job:
         request = job_pb2.SignalJobRequest(job=self.id, signal=signal, owner=owner(), force=force)
         self.host.session.call(_STUB, "SignalJob", request)
 
-    def resume(self, settings: Mapping[str, Any] | None = None, options: JobOptions | None = None) -> Job:
+    def resume(
+        self, settings: Mapping[str, Any] | None = None, options: JobOptions | None = None, force: bool = False
+    ) -> Job:
         """A new job, linked to this ended one, that goes on from its newest checkpoint.
 
         Args:
@@ -179,6 +181,7 @@ class Job:
             job=self.id,
             options=with_token(options or JobOptions()).message(self.host.config),
             settings={k: setting(v) for k, v in (settings or {}).items()},
+            force=force,
         )
         answer = self.host.session.call(_STUB, "ResumeJob", request)
         return self.host.made(answer.job)

@@ -200,17 +200,23 @@ class Session:
             time.sleep(wait_s)
 
     def upload(self, stub: Any, method: str, requests: Callable[[], Iterable[Any]], timeout_s: float) -> Any:
-        """A client stream; ``requests`` is called again for every try."""
-        for last in (False, False, True):
-            channel, generation = self._connected()
+        """A client stream; ``requests`` is called again for every try, six at most, with pauses between."""
+        backoff = Backoff()
+        while True:
+            generation = self._generation
             try:
+                channel, generation = self._connected()
                 return getattr(stub(channel), method)(iter(requests()), timeout=timeout_s, metadata=self._metadata())
             except grpc.RpcError as raw:
                 error = to_error(raw)
-                self._drop(generation)
-                if last or not isinstance(error, LinkLost):
-                    raise error from raw
-        raise AssertionError("unreachable")
+            except MoaiError as lost:
+                error = lost
+            # The first try must connect; after a cut the host may be away for a moment.
+            may_return = error.reason == "LINK_LOST" or (backoff.tries and error.reason in _TRANSIENT)
+            if not may_return or backoff.tries >= 5:
+                raise error
+            self._drop(generation)
+            time.sleep(backoff.next_s())
 
     def stream(self, stub: Any, method: str, request: Any, opened: Callable[[Any], None] | None = None) -> Iterator[Any]:
         """A server stream, once. Raises LinkLost when it breaks; the caller knows where to go on.

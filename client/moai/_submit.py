@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from moai._host import Host
 
 LAPTOP = "laptop:"
+_DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt", ".arrow", ".tsv")
 _RECIPE = (
     "method", "max_steps", "epochs", "batch_size", "learning_rate", "block_size", "template", "sample", "output",
     "smoke", "model_revision", "dataset_revision", "dataset_output",
@@ -57,6 +58,11 @@ def dataset_spec(
     for name, value in (("block size", block_size), ("sample", sample)):
         if value < 0:
             raise MoaiError("USAGE", f"the {name} is negative: {value}", "give a positive number")
+    if Path(source).suffix in _DATA_SUFFIXES and "/" not in source and not source.startswith((LAPTOP, "~")):
+        raise MoaiError(
+            "USAGE", f"{source} looks like a file, and a bare name means a dataset of the Hub",
+            f"laptop:{source} sends it from here, ./{source} names one in the container's home",
+        )  # fmt: skip
     if template.startswith(LAPTOP):
         path = Path(template[len(LAPTOP) :]).expanduser()
         if not path.is_file():

@@ -6,9 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import moai
+import pytest
 from moai._cli import lazy
 from moai._cli.main import REMOTE, TOP
 

@@ -3,17 +3,17 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 TERMINAL = ("SUCCEEDED", "FAILED", "CANCELLED", "INTERRUPTED", "UNKNOWN")
 
 
-def read_events(path: Path) -> List[Dict[str, Any]]:
+def read_events(path: Path) -> list[dict[str, Any]]:
     """Events as the listener kept them."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def check_ev(events: List[Dict[str, Any]]) -> None:
+def check_ev(events: list[dict[str, Any]]) -> None:
     """EV: 1..N, no gap, no repeat; the terminal event is the last and the only one."""
     assert [e["sequence"] for e in events] == list(range(1, len(events) + 1))
     ends = [e for e in events if e["type"] == "state" and e["data"]["state"] in TERMINAL]
@@ -25,12 +25,12 @@ def check_log(delivered: bytes, produced_sha256: str) -> None:
     assert hashlib.sha256(delivered).hexdigest() == produced_sha256
 
 
-def check_exit(events: List[Dict[str, Any]], state: str, code: Any) -> None:
+def check_exit(events: list[dict[str, Any]], state: str, code: Any) -> None:
     """EXIT: how it ended, as the producer ended."""
     assert (events[-1]["data"]["state"], events[-1]["data"]["exit_code"]) == (state, code)
 
 
-def check_one(folder: Path, events: List[Dict[str, Any]]) -> None:
+def check_one(folder: Path, events: list[dict[str, Any]]) -> None:
     """ONE: the workload was started once, and the process is the same throughout."""
     spawned = (folder / "spawned").read_text().split()
     assert len(spawned) == 1, spawned
@@ -39,6 +39,6 @@ def check_one(folder: Path, events: List[Dict[str, Any]]) -> None:
     assert str(started[0]["pid"]) == spawned[0]
 
 
-def metrics_of(events: List[Dict[str, Any]]) -> List[int]:
+def metrics_of(events: list[dict[str, Any]]) -> list[int]:
     """Training steps of the metric events, in order."""
     return [e["data"]["step"] for e in events if e["type"] == "metric"]

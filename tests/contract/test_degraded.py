@@ -3,12 +3,11 @@
 import os
 import signal
 
+import moai
 import pytest
 from fakes import box as boxes
 from fakes.box import Box
 from fakes.sshd import wait_until
-
-import moai
 
 
 @pytest.fixture

@@ -6,11 +6,10 @@ import signal
 import sys
 from pathlib import Path
 
+import moai
 import pytest
 from fakes import box as boxes
 from fakes.sshd import wait_until
-
-import moai
 
 TICKER = str(Path(boxes.__file__).with_name("ticker.py"))
 

@@ -11,12 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import oracles
 import pytest
 from fakes import box as boxes
 from fakes.box import Box
 from fakes.sshd import find_sshd, wait_until
-
-import oracles
 
 LINES, METRICS, EXIT = 5000, 500, 37
 SEEDS = int(os.environ.get("MOAI_TEST_SEEDS") or 5)

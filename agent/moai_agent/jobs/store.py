@@ -237,7 +237,7 @@ class JobStore:
     def signal(self, entry: Entry, name: str) -> None:
         """Leave a request for the recipe: ``checkpoint`` or ``stop``."""
         if entry.view["state"] in TERMINAL_STATES:
-            raise AgentError("JOB_FINISHED", "job %s has ended" % entry.job.id)
+            raise AgentError("JOB_FINISHED", "job %s has ended" % entry.job.id, "moai remote show %s" % entry.job.id)
         if not any(step.get("module") == "train" for step in entry.plan.get("steps", [])):
             raise AgentError(
                 "UNSUPPORTED", "job %s runs a command of its own, which cannot be told that" % entry.job.id,

@@ -311,7 +311,7 @@ async def generating(agent: Any, message: training_pb2.GenerateRequest) -> Entry
         entry = agent.store.find(model)
         model = entry.view.get("output") or entry.plan.get("output") or ""
         if not model:
-            raise AgentError("MODEL_INVALID", "job %s has no output to generate with" % entry.job.id)
+            raise AgentError("MODEL_INVALID", "job %s has no output to generate with" % entry.job.id, "name a training job")
         base = _trained_model(entry)
     request = Request(agent, message, message.options, "generate", "generate with %s" % message.model, True)
     request.extra = {"endpoint": message.endpoint}
@@ -337,6 +337,7 @@ async def resume(agent: Any, message: job_pb2.ResumeJobRequest) -> Entry:
         raise AgentError(
             "JOB_ACTIVE", "job %s still runs" % entry.job.id, "moai remote attach %s" % entry.job.id
         )
+    agent.store.check_owner(entry, message.options.owner, message.force)
     options = job_pb2.JobOptions()
     options.CopyFrom(message.options)
     options.environment = options.environment or entry.spec["environment"]["prefix"]

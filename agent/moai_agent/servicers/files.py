@@ -29,7 +29,7 @@ class FileServicer(file_pb2_grpc.FileServiceServicer):
 
     def _resolve(self, path: str) -> str:
         if not path or "\0" in path:
-            raise AgentError("USAGE", "no path was given")
+            raise AgentError("USAGE", "no path was given", "name a file or folder")
         home = self._agent.registry.login().get("HOME") or os.path.expanduser("~")
         if path.startswith("~/") or path == "~":
             path = os.path.join(home, path[2:])
@@ -49,7 +49,7 @@ class FileServicer(file_pb2_grpc.FileServiceServicer):
             entry = _entry(root, os.path.basename(root), request.digest_wanted)
             return file_pb2.CompareFilesResponse(root=root, is_file=True, files=[entry])
         if not os.path.isdir(root):
-            raise AgentError("FILE_NOT_FOUND", "%s does not exist on the container" % root)
+            raise AgentError("FILE_NOT_FOUND", "there is no file or folder %s on the container" % root, "check the path")
         found: List[file_pb2.FileEntry] = []
         for folder, folders, files in os.walk(root):
             folders.sort()
@@ -73,10 +73,10 @@ class FileServicer(file_pb2_grpc.FileServiceServicer):
             # Without O_NONBLOCK a pipe nobody writes to would hold up the whole agent.
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as error:
-            raise AgentError("FILE_NOT_FOUND", "%s: %s" % (path, error.strerror))
+            raise AgentError("FILE_NOT_FOUND", "%s: %s" % (path, error.strerror), "check the path")
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise AgentError("FILE_NOT_FOUND", "%s is not a regular file" % path)
+                raise AgentError("FILE_NOT_FOUND", "%s is not a regular file" % path, "check the path")
             offset = request.offset
             while True:
                 data = os.pread(fd, _CHUNK, offset)
@@ -92,7 +92,7 @@ class FileServicer(file_pb2_grpc.FileServiceServicer):
     ) -> file_pb2.PutFilesResponse:
         """Write to a temp name beside the target, compare size and digest, rename.
 
-        A first message with a digest asks whether the file is there already; then nothing is written.
+        A first message with the digest only asks whether the file is there already.
         """
         loop = asyncio.get_running_loop()
         digest, size, temp, fd = hashlib.sha256(), 0, "", -1
@@ -102,11 +102,7 @@ class FileServicer(file_pb2_grpc.FileServiceServicer):
                 if first is None:
                     first = message
                     if first.sha256:
-                        if not _SHA256.match(first.sha256):
-                            raise AgentError("USAGE", "%r is no SHA-256 in hex" % first.sha256)
-                        target = self._target(first, first.sha256)
-                        if await loop.run_in_executor(None, _is_there, target, first):
-                            return file_pb2.PutFilesResponse(path=target)
+                        return await loop.run_in_executor(None, self._find, first)
                     folder = self._folder_for(first)
                     temp = os.path.join(folder, _PART + os.urandom(8).hex())
                     fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -116,7 +112,7 @@ class FileServicer(file_pb2_grpc.FileServiceServicer):
                     size += len(message.data)
                 wanted = message.sha256 or wanted
             if first is None:
-                raise AgentError("USAGE", "an empty stream of files")
+                raise AgentError("USAGE", "an empty stream of files", "name a file")
             if size != first.size_bytes or digest.hexdigest() != wanted:
                 raise AgentError(
                     "DOWNLOAD_CORRUPT",
@@ -135,12 +131,22 @@ class FileServicer(file_pb2_grpc.FileServiceServicer):
             if isinstance(error, (FileExistsError, NotADirectoryError)):
                 reason = "USAGE"
             remedy = "free some space there" if reason == "DISK_FULL" else "name another place there"
-            raise AgentError(reason, "%s: %s" % (error.filename or temp, error.strerror), remedy)
+            asked = (first.path or first.name) if first is not None else ""
+            place = error.filename if error.filename not in (None, temp) else asked
+            raise AgentError(reason, "%s: %s" % (place, error.strerror), remedy)
         finally:
             if fd >= 0:
                 os.close(fd)
             if temp and os.path.exists(temp):
                 os.unlink(temp)
+
+    def _find(self, wanted: file_pb2.PutFilesRequest) -> file_pb2.PutFilesResponse:
+        if not _SHA256.match(wanted.sha256):
+            raise AgentError("USAGE", "%r is no SHA-256 in hex" % wanted.sha256, "give 64 hex digits, or none")
+        path = self._target(wanted, wanted.sha256)
+        if not _is_there(path, wanted):
+            raise AgentError("FILE_NOT_FOUND", "%s is not there with this content" % path, "send it")
+        return file_pb2.PutFilesResponse(path=path)
 
     def _folder_for(self, first: file_pb2.PutFilesRequest) -> str:
         if first.path:
@@ -153,7 +159,7 @@ class FileServicer(file_pb2_grpc.FileServiceServicer):
     @staticmethod
     def _check_name(name: str) -> None:
         if not _NAME.match(name) or name in (".", ".."):
-            raise AgentError("USAGE", "%r is not the name of a file" % name)
+            raise AgentError("USAGE", "%r is not the name of a file" % name, "name another one")
 
     def _target(self, first: file_pb2.PutFilesRequest, digest: str) -> str:
         if first.path:

@@ -88,6 +88,7 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
             raise AgentError(
                 "SEQUENCE_OUT_OF_RANGE",
                 "job %s has %d events, not %d" % (entry.job.id, entry.view.get("last") or 0, request.after_sequence),
+                "name one of these, or 0 for all",
             )
         wake = follower.subscribe() if follower else asyncio.Event()
         try:
@@ -111,7 +112,11 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         size = _size(entry.job.log)
         offset = max(0, size + request.offset) if request.offset < 0 else request.offset
         if offset > size:
-            raise AgentError("OFFSET_OUT_OF_RANGE", "the log of %s has %d bytes, not %d" % (entry.job.id, size, offset))
+            raise AgentError(
+                "OFFSET_OUT_OF_RANGE",
+                "the log of %s has %d bytes, not %d" % (entry.job.id, size, offset),
+                "name one of these, or -N for the last N bytes",
+            )
         left = request.limit_bytes or None
         follower = self._store.follower(entry.job.id)
         wake = follower.subscribe() if follower else asyncio.Event()

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import moai
+from moai._cli.clean import clean
 from moai._cli.common import Env, Json, On, Plain, hosts, is_plain, on_each, print_json, worst
 from moai._cli.table import print_table
 
@@ -28,9 +29,11 @@ def devices(
     targets = hosts(on)
     while True:
         answers = on_each(targets, lambda target: target.devices(env))
-        codes = [a.exit_code if isinstance(a, moai.MoaiError) else 0 for _, a in answers]
+        codes = [a.exit_code if isinstance(a, moai.MoaiError) else int(a.error is not None) for _, a in answers]
         if as_json:
             print_json(document(answers))
+        elif len(answers) == 1 and isinstance(answers[0][1], moai.MoaiError) and not watch:
+            raise answers[0][1]
         else:
             if watch and not is_plain(plain):
                 sys.stdout.write("\x1b[H\x1b[J")
@@ -73,4 +76,4 @@ def show(answers: list[tuple[Any, Any]], plain: bool) -> None:
         if isinstance(answer, moai.DeviceReport) and answer.platform_version:
             newer = answer.latest_version not in ("", answer.platform_version)
             hint = f" ({answer.latest_version} is out: update-moreh)" if newer else ""
-            print(f"{answer.host}: {answer.provider}, framework {answer.platform_version}{hint}")
+            print(clean(f"{answer.host}: {answer.provider}, framework {answer.platform_version}{hint}"))

@@ -33,6 +33,8 @@ def list_(on: On = "", as_json: Json = False, plain: Plain = False) -> None:
     codes = [a.exit_code for _, a in answers if isinstance(a, moai.MoaiError)]
     if as_json:
         print_json({"schema": "moai.environments/1", "hosts": [_entry(t, a) for t, a in answers]})
+    elif len(answers) == 1 and codes:
+        raise next(a for _, a in answers if isinstance(a, moai.MoaiError))
     else:
         rows = []
         for target, answer in answers:

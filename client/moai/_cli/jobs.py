@@ -117,12 +117,12 @@ def show(
         print_json(document)
         return
     colour = has_colour(plain)
-    print(f"{paint(info.id, 'bold', colour)} on {info.host}  {paint(info.state, STATE_STYLE.get(info.state, 'dim'), colour)}")
+    print(f"{paint(clean(info.id), 'bold', colour)} on {info.host}  {paint(info.state, STATE_STYLE.get(info.state, 'dim'), colour)}")
     for label, text in _facts(info, spec):
         print(f"  {label:<12} {clean(text)}")
     for step in info.steps:
         code = f" (exit {step.exit_code})" if step.exit_code not in (None, 0) else ""
-        print(f"  {'step':<12} {step.name}: {step.state.lower()}{code}")
+        print(f"  {'step':<12} {clean(step.name)}: {clean(step.state.lower())}{code}")
     if len(info.losses) > 1:
         print()
         print("\n".join(chart(info.losses, 72, plain=not colour)))
@@ -318,6 +318,7 @@ def resume(
     as_json: Json = False,
     plain: Plain = False,
     request_id: RequestId = "",
+    force: Force = False,
 ) -> None:
     """Go on with an ended job: a new job, linked to it, from its newest checkpoint."""
     import json
@@ -330,7 +331,7 @@ def resume(
 
     one = find_job(job, on)
     changes = {k: value(v) for k, v in pairs(set_, "--set").items()}
-    new = one.resume(changes, moai.JobOptions(request_id=request_id))
+    new = one.resume(changes, moai.JobOptions(request_id=request_id), force)
     if not announce(new, detach, as_json):
         follow(new, as_json=as_json, plain=plain, log=not new.info.output)
 

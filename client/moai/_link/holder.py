@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from grpc._cython import cygrpc
 
 from moai._config import HostConfig
 from moai._errors import LinkLost, MoaiError
@@ -170,8 +171,9 @@ class Holder(grpc.GenericRpcHandler):  # type: ignore[misc]
                 return
             secret = ("moai-secret", upstream.handshake.secret)
             call = channel.stream_stream(method)(
-                requests, metadata=[*metadata, secret], timeout=context.time_remaining(), wait_for_ready=True
+                metadata=[*metadata, secret], timeout=context.time_remaining(), wait_for_ready=True
             )
+            pump = asyncio.ensure_future(_pass_on(requests, call))
             watcher = asyncio.ensure_future(_cancel_when_ended(upstream, call))
             try:
                 async for answer in call:
@@ -183,6 +185,7 @@ class Holder(grpc.GenericRpcHandler):  # type: ignore[misc]
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "the link broke")
                 raise
             finally:
+                pump.cancel()
                 watcher.cancel()
                 call.cancel()
         finally:
@@ -211,6 +214,18 @@ class Holder(grpc.GenericRpcHandler):  # type: ignore[misc]
     async def _close(self, request: bytes, context: Any) -> bytes:
         self.closing.set()
         return b"{}"
+
+
+async def _pass_on(requests: Any, call: Any) -> None:
+    """Requests to the agent, without gRPC's own writer: when a write fails because the call has just ended,
+    that one puts INTERNAL over the status the agent or the lost link gave it (grpc/grpc#36066)."""
+    try:
+        await call.wait_for_connection()
+        async for request in requests:
+            await call._cython_call.send_serialized_message(request)
+        await call._cython_call.send_receive_close()
+    except (cygrpc.InternalError, grpc.aio.AioRpcError):
+        return  # The call's own status tells what happened.
 
 
 async def _cancel_when_ended(upstream: Upstream, call: Any) -> None:

@@ -441,7 +441,7 @@ class CancelJobResponse(_message.Message):
     def __init__(self, job: _Optional[_Union[Job, _Mapping]] = ...) -> None: ...
 
 class ResumeJobRequest(_message.Message):
-    __slots__ = ("job", "options", "settings")
+    __slots__ = ("job", "options", "settings", "force")
     class SettingsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -452,10 +452,12 @@ class ResumeJobRequest(_message.Message):
     JOB_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
     job: str
     options: JobOptions
     settings: _containers.ScalarMap[str, str]
-    def __init__(self, job: _Optional[str] = ..., options: _Optional[_Union[JobOptions, _Mapping]] = ..., settings: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    force: bool
+    def __init__(self, job: _Optional[str] = ..., options: _Optional[_Union[JobOptions, _Mapping]] = ..., settings: _Optional[_Mapping[str, str]] = ..., force: bool = ...) -> None: ...
 
 class ResumeJobResponse(_message.Message):
     __slots__ = ("job",)
