@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from moai._admin import set_default_host as set_default_host
     from moai._admin import ssh_command as ssh_command
     from moai._admin import trust as trust
-    from moai._api import config as config
     from moai._api import connect as connect
     from moai._api import hosts as hosts
     from moai._api import job as job
     from moai._config import Config as Config
     from moai._config import HostConfig as HostConfig
+    from moai._config import config as config
     from moai._convert import failed_devices as failed_devices
     from moai._errors import AgentError as AgentError
     from moai._errors import BootstrapError as BootstrapError
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from moai._host import Host as Host
     from moai._job import Job as Job
     from moai._job import wait_all as wait_all
+    from moai._link.client import prepare_links as prepare_links
     from moai._options import JobOptions as JobOptions
     from moai._options import owner as owner
     from moai._paths import cache_folder as cache_folder
@@ -89,17 +90,18 @@ _HOMES = {
         "HostKeyOffer add_bundle add_host build_bundle change_host disconnect host_key is_linked remove_host "
         "set_default_host ssh_command trust"
     ),
-    "moai._config": "Config HostConfig",
+    "moai._config": "Config HostConfig config",
     "moai._convert": "failed_devices",
     "moai._project": "Project load_project",
     "moai._ssh.prompts": "Prompter TerminalPrompts",
-    "moai._api": "config connect hosts job",
+    "moai._api": "connect hosts job",
     "moai._errors": (
         "AgentError BootstrapError Conflict HostKeyError HostUnreachable JobCancelled JobEnded JobFailed JobInterrupted "
         "JobUnknown LinkLost MoaiError NotFound PersonNeeded UsageError WaitTimeout"
     ),
     "moai._host": "Host",
     "moai._job": "Job wait_all",
+    "moai._link.client": "prepare_links",
     "moai._options": "JobOptions owner",
     "moai._paths": "cache_folder",
     "moai._types": (

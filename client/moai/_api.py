@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from moai import _config, _index
-from moai._config import Config, HostConfig
+from moai import _index
+from moai._config import HostConfig, config
 from moai._errors import MoaiError
 from moai._host import Host
 from moai._job import Job
 from moai._rpc import Say
 from moai._ssh.prompts import Prompter
-
-
-def config() -> Config:
-    """The laptop's settings as they are now. Raises UsageError listing every mistake."""
-    return _config.load()
 
 
 def connect(name: str = "", *, prompts: Prompter | None = None, say: Say | None = None, link: bool = True) -> Host:

@@ -134,6 +134,11 @@ def load() -> Config:
     return Config(hosts=hosts, default=default)
 
 
+def config() -> Config:
+    """The laptop's settings as they are now. Raises UsageError listing every mistake."""
+    return load()
+
+
 def parse_toml(text: str, path: Path) -> dict[str, Any]:
     """TOML as a dictionary; CONFIG_INVALID with line and column."""
     try:

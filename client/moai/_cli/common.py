@@ -46,12 +46,17 @@ def say(text: str) -> None:
 
 def host(name: str, link: bool = True) -> Any:
     """The one host named, or the default."""
+    picked = moai.config().pick(name)
+    if link:
+        moai.prepare_links(picked)
     return moai.connect(name, prompts=prompts(), say=say, link=link)
 
 
 def hosts(names: str) -> list[Any]:
     """Hosts named; the default one when none is."""
-    return [moai.Host(one, prompts(), say) for one in moai.config().pick(names)]
+    picked = moai.config().pick(names)
+    moai.prepare_links(picked)
+    return [moai.Host(one, prompts(), say) for one in picked]
 
 
 def find_job(text: str, on: str = "") -> Any:

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ _START_S = 900.0
 
 #: Not ``-m``: Python would import from the folder the command was typed in before anything else, and a
 #: project may well have a ``json.py`` or a ``select.py``.
-_PROGRAM = "import sys; sys.path[:1] == [''] and sys.path.pop(0); from moai._link.holder import main; sys.exit(main())"
+_PROGRAM = "import sys; sys.path[:1] == [''] and sys.path.pop(0); from moai._link.start import main; sys.exit(main())"
 
 
 def socket_path(host: HostConfig) -> Path:
@@ -93,11 +93,28 @@ def _lock_within(fd: int, timeout_s: float, host: HostConfig) -> None:
             time.sleep(0.02)
 
 
-def _start(host: HostConfig, path: Path, prompts: Prompter, say: Callable[[str], None]) -> None:
+#: Processes started ahead by ``prepare_links``, by socket path; each waits for its order.
+_spares: dict[Path, subprocess.Popen[bytes]] = {}
+
+
+def prepare_links(hosts: Iterable[HostConfig]) -> None:
+    """Start the holders that will be needed while the caller still imports gRPC.
+
+    A process that gets no order ends with the caller. One host only: many would start at once.
+    """
+    wanted = [host for host in hosts if not host.is_local]
+    if len(wanted) != 1:
+        return
+    path = socket_path(wanted[0])
+    if path not in _spares and not is_listening(path):
+        _spares[path] = _spawn(path)
+
+
+def _spawn(path: Path) -> subprocess.Popen[bytes]:
     log = os.open(path.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     environment = dict(os.environ, GRPC_ENABLE_FORK_SUPPORT="0")
     try:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, "moai._link.holder"],  # The last word is for people who read ps.
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -107,6 +124,10 @@ def _start(host: HostConfig, path: Path, prompts: Prompter, say: Callable[[str],
         )
     finally:
         os.close(log)
+
+
+def _start(host: HostConfig, path: Path, prompts: Prompter, say: Callable[[str], None]) -> None:
+    process = _spares.pop(path, None) or _spawn(path)
     assert process.stdin and process.stdout
     order = {"host": asdict(host), "path": str(path), "interactive": prompts.available}
     try:

@@ -1,8 +1,7 @@
 """The holder process: keeps one upstream per host and forwards gRPC calls to it, unread.
 
-Started by the first command (``client._start``) with one JSON line on stdin; talks to that command
-over stdin/stdout in JSON lines (questions for a person, progress, ready or error), then detaches from
-it. Ends after 10 idle minutes, on ``/moai.Link/Close`` or SIGTERM. Never retries by
+Its start (``start``) talks to the command that wanted it; once ready it detaches from that. Ends after
+10 idle minutes, on ``/moai.Link/Close`` or SIGTERM. Never retries by
 itself: a broken upstream is replaced by the next call, whose caller decides how often to ask.
 """
 
@@ -12,8 +11,6 @@ import asyncio
 import json
 import os
 import signal
-import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from grpc._cython import cygrpc
 
 from moai._config import HostConfig
 from moai._errors import LinkLost, MoaiError
+from moai._link.start import FirstUpstream, Starter
 from moai._link.upstream import Upstream, open_upstream
 from moai._rpc import CHANNEL_OPTIONS, MAX_MESSAGE_BYTES, error_trailer, status_of
 from moai._ssh.seam import Connection
@@ -33,71 +31,16 @@ _PASS_ON = ("moai-owner", "moai-client")
 _NEEDS_PERSON = ("SIGN_IN_NEEDED", "HOST_KEY_UNKNOWN")
 
 
-class Starter:
-    """The command that started us, as long as it listens; a Prompter for the first connection."""
-
-    def __init__(self, interactive: bool, name: str) -> None:
-        self.available = interactive
-        self._name = name
-        self._lock = threading.Lock()
-
-    def tell(self, **message: Any) -> None:
-        """One JSON line; a starter that is gone is no error."""
-        with self._lock:
-            try:
-                sys.stdout.write(json.dumps(message) + "\n")
-                sys.stdout.flush()
-            except (OSError, ValueError):
-                self.available = False
-
-    def say(self, text: str) -> None:
-        """Progress for people."""
-        self.tell(say=text)
-
-    def _ask(self, kind: str, text: str, echo: bool = False) -> str:
-        if not self.available:
-            raise MoaiError(
-                "SIGN_IN_NEEDED", f"the host asks for an answer and nobody can be asked here: {text.strip()}",
-                f"moai remote up {self._name}",
-            )
-        self.tell(ask=kind, text=text, echo=echo)
-        line = sys.stdin.readline()
-        if not line:
-            self.available = False
-            raise MoaiError("SIGN_IN_NEEDED", "the command that was asked has ended", f"moai remote up {self._name}")
-        answer = json.loads(line)
-        if answer.get("error"):
-            raise MoaiError(**answer["error"])
-        return str(answer["answer"])
-
-    def confirm(self, text: str) -> bool:
-        """See Prompter."""
-        if not self.available:
-            raise MoaiError("HOST_KEY_UNKNOWN", text, f"moai remote trust {self._name}")
-        return self._ask("confirm", text) == "yes"
-
-    def secret(self, text: str) -> str:
-        """See Prompter."""
-        return self._ask("secret", text)
-
-    def answer(self, text: str, echo: bool) -> str:
-        """See Prompter."""
-        return self._ask("answer", text, echo)
-
-    def leave(self) -> None:
-        """Nobody can be asked from now on; the pipes are closed so the command is not held up."""
-        self.available = False
-        null = os.open(os.devnull, os.O_RDWR)
-        for fd in (0, 1):
-            os.dup2(null, fd)
-        os.close(null)
-
-
 class Holder(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Forwards every call; answers ``/moai.Link/*`` itself."""
+    """Forwards every call; answers ``/moai.Link/*`` itself.
 
-    def __init__(self, host: HostConfig, starter: Starter, folder: Path) -> None:
+    Args:
+        first: the connection that is being made while this module is imported.
+    """
+
+    def __init__(self, host: HostConfig, starter: Starter, folder: Path, first: FirstUpstream) -> None:
         self.host, self.starter, self.folder = host, starter, folder
+        self.first: FirstUpstream | None = first
         self.upstream: Upstream | None = None
         self.channel: grpc.aio.Channel | None = None
         self.host_key: Any = None
@@ -127,7 +70,10 @@ class Holder(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def _open(self, mode: str, kept: Connection | None) -> tuple[Upstream, Any]:
         arguments = (self.host, self.starter, self.starter.say, self.folder, mode, self.host_key)
+        first, self.first = self.first, None
         try:
+            if first is not None:
+                return first.result()
             if kept is not None:
                 try:
                     return open_upstream(*arguments, connection=kept)
@@ -236,9 +182,9 @@ async def _cancel_when_ended(upstream: Upstream, call: Any) -> None:
     call.cancel()
 
 
-async def hold(host: HostConfig, starter: Starter, path: Path) -> int:
+async def hold(host: HostConfig, starter: Starter, path: Path, first: FirstUpstream) -> int:
     """Connect, serve on ``path``, return when idle."""
-    holder = Holder(host, starter, path.parent)
+    holder = Holder(host, starter, path.parent, first)
     try:
         await holder.ensure()
     except MoaiError as error:
@@ -281,19 +227,3 @@ async def hold(host: HostConfig, starter: Starter, path: Path) -> int:
     await holder.drop()
     return 0
 
-
-def main() -> int:
-    """One JSON line on stdin: ``{"host": {...}, "path", "interactive"}``."""
-    order = json.loads(sys.stdin.readline())
-    order["host"]["groups"] = tuple(order["host"]["groups"])
-    host = HostConfig(**order["host"])
-    starter = Starter(bool(order["interactive"]), host.name)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    code = asyncio.run(hold(host, starter, Path(order["path"])))
-    # Threads of a connection that is being closed must not keep the process.
-    os._exit(code)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
