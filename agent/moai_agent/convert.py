@@ -39,7 +39,8 @@ def _number(value: Any) -> Optional[float]:
 
 def _whole(value: Any) -> Optional[int]:
     number = _number(value)
-    return int(number) if number is not None and math.isfinite(number) else None
+    # What a program reports may be no count at all; int64 holds what one can be.
+    return int(number) if number is not None and math.isfinite(number) and abs(number) < 2**53 else None
 
 
 def _rest(data: Dict[str, Any], known: str) -> str:

@@ -300,7 +300,7 @@ def failure(error: BaseException, doing: str, reason: str, next_action: str) -> 
         return StepError(
             "DISK_FULL",
             "The disk is full while {}. {}".format(doing, text),
-            "Free space (moai remote disk), then resume: it goes on from the last checkpoint.",
+            "Free space, then resume: it goes on from the last checkpoint.",
             details,
         )
     if isinstance(error, ImportError):

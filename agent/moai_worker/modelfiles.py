@@ -225,5 +225,5 @@ def _load_failure(error: BaseException, path: str) -> StepError:
         )
     return compat.failure(
         error, "loading the model {}".format(path), "MODEL_INVALID",
-        "Check the folder with: moai remote env show (versions), or download the model again.",
+        "Check the folder with: moai remote env list (versions), or download the model again.",
     )  # fmt: skip

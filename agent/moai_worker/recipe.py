@@ -217,7 +217,7 @@ def _check_disk(settings: TrainSettings, model: Any, total: int, report: Any) ->
                 settings.output, free / 1e9, " and one checkpoint" if needed > weights else "",
                 "" if needed > weights else "s", needed / 1e9,
             ),
-            "Choose an output on a larger disk (moai remote disk), or use --method lora.",
+            "Choose an output on a larger disk, or use --method lora.",
         )  # fmt: skip
     if settings.save_steps and free < weights + count * checkpoint:
         report.message(

@@ -11,7 +11,6 @@ sequence and lets a reader start late: offsets of the sources, state of the log 
 """
 
 import json
-import math
 import zlib
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
@@ -64,14 +63,17 @@ def parse_report(line: bytes) -> Optional[Dict[str, Any]]:
     """
     try:
         value = json.loads(line.decode("utf-8", "replace"))
-    except ValueError:
+        if b"\\u" in line:
+            # Half a surrogate pair cannot be sent.
+            value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8"))
+    except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict) or value.get("type") not in EVENT_TYPES:
         return None
-    if not isinstance(value.get("data"), dict):
+    if not isinstance(value.get("data"), dict) or not _is_believed(value["type"], value["data"]):
         return None
     moment = value.get("t")
-    if not isinstance(moment, (int, float)) or not math.isfinite(moment):
+    if not isinstance(moment, (int, float)) or not 0 <= moment < 2**33:
         moment = None
     return {
         "t": moment,
@@ -79,6 +81,27 @@ def parse_report(line: bytes) -> Optional[Dict[str, Any]]:
         "type": value["type"],
         "data": value["data"],
     }
+
+
+def _is_believed(type: str, data: Dict[str, Any]) -> bool:
+    """Any program of the job may write reports: none of them ends the job or breaks a reader.
+
+    Terminal states come from exit.json only, gaps from the agent only.
+    """
+    if type == "gap":
+        return False
+    if type == "state":
+        conditions = data.get("conditions") or []
+        return data.get("state") in ("QUEUED", "STARTING", "RUNNING", "STOPPING") and all(
+            isinstance(c, dict) and isinstance(c.get("type"), str) and isinstance(c.get("message"), str) for c in conditions
+        )
+    if type == "step":
+        code = data.get("exit_code")
+        return data.get("state") in _STEP_STATES and (code is None or (isinstance(code, int) and 0 <= code <= 255))
+    return True
+
+
+_STEP_STATES = ("RUNNING", "SUCCEEDED", "SKIPPED", "FAILED", "CANCELLED")
 
 
 def new_view(spec: Dict[str, Any], plan: Optional[Dict[str, Any]]) -> Dict[str, Any]:
@@ -133,7 +156,8 @@ def fold(view: Dict[str, Any], event: Dict[str, Any]) -> None:
             view["metrics"].update(values)
             view["metrics_step"] = data.get("step")
             loss = values.get("loss")
-            if isinstance(loss, (int, float)) and data.get("step") is not None:
+            step = data.get("step")
+            if isinstance(loss, (int, float)) and isinstance(step, int) and abs(step) < 2**53:
                 view["losses"].append([data["step"], loss])
                 if len(view["losses"]) > _MAX_LOSSES:
                     # Keep the shape of the curve: thin out the older half.

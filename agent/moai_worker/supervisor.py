@@ -196,10 +196,6 @@ class Supervisor:
         self._note(child)
         if self.ticket is not None:
             self.ticket.note_child(child)
-        # The step first: whoever sees RUNNING finds the pid already in the journal.
-        self._report(
-            "step", step=name, name=name, state="RUNNING", pid=child["pid"], pid_start_ticks=child["start_ticks"]
-        )
         if not self.step_records:
             self._report("state", state="RUNNING")
         while self.child_status is None and self.stop_asked is None:
@@ -264,8 +260,15 @@ class Supervisor:
             start_new_session=True,
             close_fds=True,
             restore_signals=True,
-            preexec_fn=_reset_signals,
+            preexec_fn=lambda: self._begin(step["name"]),
         )
+
+    def _begin(self, name: str) -> None:
+        """In the child, before its program: nothing the program reports comes before its own start."""
+        pid = os.getpid()
+        ticks = identity.start_ticks(pid)
+        self._report("step", step=name, name=name, state="RUNNING", pid=pid, pid_start_ticks=ticks)
+        _reset_signals()
 
     def _wait(self, timeout_s: float) -> None:
         """Sleep until a signal or the time-out; then reap, look at control/ and note the time."""

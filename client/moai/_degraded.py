@@ -27,7 +27,7 @@ REASONS = ("AGENT_FAILED", "DISK_FULL", "HOME_NOT_WRITABLE", "AGENT_TOO_OLD", "C
 
 _ANSWER_S = 60.0
 _LINE = (
-    'M="${MOAI_HOME:-$HOME/.moai}"; h=; IFS= read -r h </proc/sys/kernel/hostname; f="$M/hosts/$h.dial"; '
+    'M="${MOAI_HOME:-$HOME/.moai}"; case "$M" in "~/"*) M="$HOME/${M#??}";; esac; h=; IFS= read -r h </proc/sys/kernel/hostname; f="$M/hosts/$h.dial"; '
     'if [ -r "$f" ]; then { IFS= read -r p; IFS= read -r d; } <"$f"; r="$M/payload/$d/worker/main.py"; '
     'if [ -x "$p" ] && [ -r "$r" ]; then exec "$p" -I -S "$r" moai_worker.inspector; fi; fi; exit 127'
 )

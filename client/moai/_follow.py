@@ -59,7 +59,10 @@ class Follower:
         def request() -> job_pb2.WatchEventsRequest:
             return job_pb2.WatchEventsRequest(job=self._job, after_sequence=last, follow_disabled=not follow)
 
-        for answer in self._again("WatchEvents", request, lambda: not follow):
+        def is_done() -> bool:
+            return not follow or self._ended_at(last)
+
+        for answer in self._again("WatchEvents", request, is_done):
             for message in answer.events:
                 if message.sequence <= last:
                     continue
@@ -72,6 +75,12 @@ class Follower:
                 yield event
                 if event.is_last:
                     return
+
+    def _ended_at(self, last: int) -> bool:
+        """Whether the job has ended and has no event above ``last``: then its stream ends without a terminal one."""
+        answer = self._session.call(job_pb2_grpc.JobServiceStub, "GetJob", job_pb2.GetJobRequest(job=self._job))
+        info = _convert.job(self._session.host.name, answer.job)
+        return info.ended and info.last_sequence <= last
 
     def log(self, offset: int = 0, follow: bool = True) -> Iterator[LogChunk]:
         """Bytes of the log from ``offset`` (negative: so many before the end), in order, once."""

@@ -184,6 +184,7 @@ class Host(DeviceControl):
         from moai_proto.v1 import job_pb2, job_pb2_grpc
 
         options = options or JobOptions()
+        _submit.refuse_unsendable(arguments)
         _submit.refuse_missing_script(self, arguments, options)
         request = job_pb2.RunCommandRequest(
             options=options.message(self.config),
@@ -346,7 +347,7 @@ class Host(DeviceControl):
         return b"".join(part.data for part in parts)
 
     def pull(self, path: str, target: str | Path = ".", only: str = "", say: _files.Report | None = None) -> Path:
-        """Copy a file or folder from the container into the folder ``target``; see docs/files.md."""
+        """Copy a file or folder from the container into the folder ``target``; names from there are untrusted."""
         return _files.pull(self.session, path, Path(target), only, say)
 
     def push(self, path: str | Path, target: str = "", say: _files.Report | None = None) -> str:

@@ -191,7 +191,7 @@ class Job:
     def pull(self, target: str | Path = ".", only: str = "", say: Any = None) -> Path:
         """Copy the job's results to ``target/NAME``; see ``Host.pull``.
 
-        Raises NotFound (OUTPUT_MISSING) when the job has none.
+        Raises NotFound (FILE_NOT_FOUND) when the job has none.
         """
         info = self.refresh()
         if not info.output:

@@ -70,9 +70,10 @@ def to_error(error: grpc.RpcError) -> MoaiError:
     code, details = error.code(), error.details() or ""
     for key, value in error.trailing_metadata() or ():
         if key == TRAILER:
-            info = errors_pb2.ErrorInfo.FromString(value)
-            name = errors_pb2.ErrorReason.Name(info.reason).removeprefix("ERROR_REASON_")
-            return MoaiError(name, info.message, info.next, dict(info.details))
+            from moai._convert import error_reason
+
+            told = error_reason(errors_pb2.ErrorInfo.FromString(value))
+            return MoaiError(told.code, told.message, told.next, told.details)
     if code == grpc.StatusCode.UNAVAILABLE or (code == grpc.StatusCode.CANCELLED and "Locally" not in details):
         return MoaiError("LINK_LOST", f"the link broke: {details}", "try again")
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:

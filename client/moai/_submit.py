@@ -113,6 +113,17 @@ def training_spec(
     )
 
 
+def refuse_unsendable(arguments: Sequence[str]) -> None:
+    """USAGE for a word that is not UTF-8: the contract carries text."""
+    for word in arguments:
+        try:
+            word.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise MoaiError(
+                "USAGE", f"the argument {word!r} is not UTF-8", "put it into a script, and run that"
+            ) from error
+
+
 def refuse_missing_script(host: Host, arguments: Sequence[str], options: JobOptions) -> None:
     """SCRIPT_NOT_ON_HOST when the command names a file that is here but not there.
 

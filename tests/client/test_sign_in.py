@@ -539,3 +539,26 @@ def test_no_private_key_material_reaches_the_server(server, tmp_path):
         assert works(link)
     secret = b"".join(server.client_key.read_bytes().splitlines()[2:-2])[:60]
     assert secret not in Path(server.log_path).read_bytes()
+
+
+def test_a_server_that_dies_during_the_sign_in_is_a_lost_link_and_no_refusal(tmp_path):
+    """The keys are not to blame when the sessions of sshd are killed between offer and answer."""
+    with Sshd(tmp_path / "server", log_level="DEBUG1") as server:
+        config = server.ssh_config(tmp_path / "config")
+        killed = []
+
+        from moai._ssh.transport import OneServiceTransport
+
+        original = OneServiceTransport.auth_publickey
+
+        def offer(self, username, key, event=None):
+            killed.extend(server.kill_sessions())
+            return original(self, username, key, event)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(OneServiceTransport, "auth_publickey", offer)
+            with pytest.raises(MoaiError) as caught:
+                sign_in(config, tmp_path, NoPrompter("box"))
+        assert killed and caught.value.reason == "LINK_LOST"
+        with sign_in(config, tmp_path, NoPrompter("box")) as link:
+            assert link.is_alive

@@ -16,18 +16,18 @@ _DEVICE_MEMORY_NEXT = (
     "use a smaller batch, switch on advanced parallelization where it exists, "
     "or choose a larger flavor: moai remote device switch"
 )
-_AGAIN = "start the job again: moai remote again last"
+_AGAIN = "start the job again: moai remote resume last"
 _SUPPORT = (
-    "try once more: moai remote again last; if it persists, send the time and the Moreh Job ID to support"
+    "try once more: moai remote resume last; if it persists, send the time and the Moreh Job ID to support"
 )
-_DISK_NEXT = "free space or choose another folder: moai remote disk"
+_DISK_NEXT = "free space, or choose another folder with --output or moai remote set NAME --work"
 _TOKEN_NEXT = "check /etc/moreh/token, or give the token with --secret MOREH_SDA_TOKEN"
-_INSTALL_NEXT = "install it into the job's environment: moai remote env install"
+_INSTALL_NEXT = "install it into the job's environment with its own pip (moai remote env list names it)"
 _HOST_MEMORY_NEXT = (
-    "often the container's memory limit: look at moai remote top, use fewer workers or a smaller model"
+    "often the container's memory limit: look at moai remote check, use fewer workers or a smaller model"
 )
 _PATH_NEXT = "check the path; relative paths start at the job's working folder"
-_COMMAND_NEXT = "check the name and the chosen environment: moai remote env show"
+_COMMAND_NEXT = "check the name and the chosen environment: moai remote env list"
 _GATED_NEXT = "accept the licence on the model's page, then " + _AGAIN
 _DOWNLOAD_NEXT = "download it first: moai remote download"
 _NAME_NEXT = "check the name, and the token if it is private"
@@ -143,7 +143,7 @@ _ANYWHERE = (
         "numpy.core.multiarray",
         r"numpy\.core\.multiarray failed to import",
         "PACKAGE_MISSING",
-        "the environment's numpy does not fit its torch: moai remote env install numpy",
+        "the environment's numpy does not fit its torch: install another numpy with the environment's pip",
     ),
     _rule("no space left", r"No space left on device", "DISK_FULL", _DISK_NEXT),
     _rule("quota", r"Disk quota exceeded", "DISK_FULL", _DISK_NEXT),
@@ -192,7 +192,7 @@ _CLASSES = {
     "RevisionNotFoundError": ("REVISION_NOT_FOUND", "check the revision, or leave it out"),
     "LocalEntryNotFoundError": ("HUB_UNREACHABLE", _DOWNLOAD_NEXT),
     "OfflineModeIsEnabled": ("HUB_UNREACHABLE", _DOWNLOAD_NEXT),
-    "DatasetGenerationError": ("DATASET_INVALID", "look at the data: moai remote prepare --preview"),
+    "DatasetGenerationError": ("DATASET_INVALID", "look at the data: moai remote prepare --sample"),
 }  # type: Dict[str, Tuple[str, str]]
 #: Texts that say more than the class of an exception; tried after ``_ANYWHERE``.
 _IN_EXCEPTION = (
@@ -216,7 +216,7 @@ _IN_EXCEPTION = (
         "pytorchstreamwriter",
         r"PytorchStreamWriter failed writing",
         "COMMAND_FAILED",
-        "usually a full disk: moai remote disk",
+        "usually a full disk: moai remote check",
     ),
 )
 #: Exceptions that only say that another process failed.

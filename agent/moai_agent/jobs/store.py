@@ -109,7 +109,7 @@ class JobStore:
             self._record_failed(job, "START_FAILED", "no supervisor could be started: %s" % error)
 
     def _record_failed(self, job: JobDir, code: str, text: str, state: str = "FAILED") -> None:
-        reason = {"code": code, "message": text, "next": "moai remote again %s" % job.id, "details": {}}
+        reason = {"code": code, "message": text, "next": "moai remote resume %s" % job.id, "details": {}}
         outcome = {"state": state, "exit_code": None, "reason": reason, "end_time": time.time(), "log_bytes": 0}
         jobdir.write_json(job.exit, outcome)
 

@@ -154,6 +154,8 @@ class Request:
                 },
                 "environment_reason": why,
                 "secrets": sorted(options.secrets),
+                "variables": dict(options.variables),
+                "setup": options.setup,
                 "labels": dict(options.labels),
                 "parent": self.parent,
             },
@@ -340,7 +342,11 @@ async def resume(agent: Any, message: job_pb2.ResumeJobRequest) -> Entry:
     agent.store.check_owner(entry, message.options.owner, message.force)
     options = job_pb2.JobOptions()
     options.CopyFrom(message.options)
-    options.environment = options.environment or entry.spec["environment"]["prefix"]
+    # The interpreter, not the prefix: that of a system Python is /usr for all of them.
+    options.environment = options.environment or entry.spec["environment"]["python"]
+    for name, value in (entry.spec.get("variables") or {}).items():
+        if name not in options.variables:
+            options.variables[name] = value
     options.accelerator = options.accelerator or entry.spec.get("accelerator") or ""
     options.name = options.name or entry.spec.get("name") or ""
     request = Request(agent, message, options, entry.spec["kind"], entry.spec["command"], False)

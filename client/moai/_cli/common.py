@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -86,8 +87,21 @@ def worst(codes: Sequence[int]) -> int:
 
 
 def print_json(value: Any) -> None:
-    """One document or line on standard output."""
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+    """One document or line on standard output: UTF-8 in every locale, numbers that JSON has only (else null)."""
+    text = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode("utf-8", "replace") + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return value
 
 
 def confirm(text: str, yes: bool, otherwise: str) -> None:

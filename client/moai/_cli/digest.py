@@ -21,6 +21,9 @@ _RECENT = 5
 def digest(as_json: bool) -> None:
     """Ask all configured hosts; show what runs, what ended, and what needs somebody."""
     if not moai.config().hosts:
+        if as_json:
+            print_json({"schema": "moai.digest/1", "since": None, "running": [], "ended": [], "errors": []})
+            return
         note("no container is configured")
         note("  moai remote add NAME user@host -p PORT     a container you reach by SSH")
         note("  moai remote run --on local -- CMD          the laptop itself")
@@ -37,7 +40,7 @@ def digest(as_json: bool) -> None:
         print_json(
             {
                 "schema": "moai.digest/1",
-                "since": since.isoformat() if since else None,
+                "since": since.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if since else None,
                 "running": [i.as_dict() for i in running],
                 "ended": [i.as_dict() for i in ended],
                 "errors": [{"host": n, "reason": e.reason, "message": e.message, "next": e.next} for n, e in errors],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import sys
 import threading
 from dataclasses import replace
@@ -13,7 +12,7 @@ import typer
 
 import moai
 from moai._cli.clean import LogCleaner
-from moai._cli.common import has_colour, is_plain, note
+from moai._cli.common import has_colour, is_plain, note, print_json
 from moai._cli.screen import Screen
 from moai._cli.view import JobView
 
@@ -58,20 +57,18 @@ def _detached(job: moai.Job, as_json: bool) -> None:
 
 def _json_lines(job: moai.Job, after: int) -> None:
     rest: moai.LogChunk | None = None
+    item: moai.Event | moai.LogChunk | None = None
     for item in job.stream(after=after):
         if isinstance(item, moai.Event):
             if rest is not None and item.is_last:
-                _json_line(log_line(rest))
-            _json_line(item.as_dict())
+                print_json(log_line(rest))
+            print_json(item.as_dict())
             continue
         whole, rest = _at_a_character(item, rest)
         if whole.data:
-            _json_line(log_line(whole))
-
-
-def _json_line(value: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
-    sys.stdout.flush()
+            print_json(log_line(whole))
+    if rest is not None and not (isinstance(item, moai.Event) and item.is_last):
+        print_json(log_line(rest))
 
 
 def _at_a_character(chunk: moai.LogChunk, rest: moai.LogChunk | None) -> tuple[moai.LogChunk, moai.LogChunk | None]:

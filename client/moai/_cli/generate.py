@@ -51,9 +51,7 @@ def generate(
     if as_json:
         info = job.wait(check=False)
         if info.state != "SUCCEEDED":
-            raise moai.JobFailed(
-                info.reason.code if info.reason else "INTERNAL", info.reason.message if info.reason else info.state, f"moai remote logs {job.id}"
-            )
+            job.wait(check=True)  # Raises how it ended.
         print_json({"schema": "moai.generated/1", "host": target.name, "job": job.id, "answers": target.generated(job)})
         return
     try:

@@ -114,9 +114,9 @@ def list_(as_json: Json = False) -> None:
 def set_(
     name: Name,
     address: Annotated[str, typer.Option(help="Another address.")] = "",
-    env: Annotated[str, typer.Option("--env", metavar="ENV", help="Default environment; '' forgets it.")] = "\0",
-    work: Annotated[str, typer.Option("--work", metavar="FOLDER", help="Work folder there; '' forgets it.")] = "\0",
-    proxy: Annotated[str, typer.Option("--proxy", metavar="URL", help="Proxy for downloads there; '' forgets it.")] = "\0",
+    env: Annotated[str, typer.Option("--env", metavar="ENV", help="Default environment; '' forgets it.", show_default=False)] = "\0",
+    work: Annotated[str, typer.Option("--work", metavar="FOLDER", help="Work folder there; '' forgets it.", show_default=False)] = "\0",
+    proxy: Annotated[str, typer.Option("--proxy", metavar="URL", help="Proxy for downloads there; '' forgets it.", show_default=False)] = "\0",
     transport: Transport = "",
     group: Group = [],  # noqa: B006
 ) -> None:

@@ -17,7 +17,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 bundle = typer.Typer(name="bundle", no_args_is_help=True, rich_markup_mode=None, add_completion=False)
 app.add_typer(bundle)
 
-_TOML = '''# What this project trains; flags and --set win over it. See docs/moai-toml.md.
+_TOML = '''# What this project trains; flags and --set win over it. See docs/commands.md.
 # host = "kt"              # default: moai remote use NAME
 # environment = "pytorch"  # conda name, folder or interpreter on the container
 

@@ -30,7 +30,7 @@ from moai._cli.common import (
 )  # fmt: skip
 from moai._cli.curve import chart
 from moai._cli.follow import exit_code, follow
-from moai._cli.start import Detach, RequestId, announce
+from moai._cli.start import Detach, RequestId, Secret, Setenv, announce, secret_value
 from moai._cli.table import STATE_STYLE, ago, clock, duration, paint, print_table, size
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -252,8 +252,9 @@ def wait(
     from moai._cli.start import own_code
 
     own = own_code(code)
+    limit_s = seconds(timeout, "--timeout") if timeout else None
     one = find_job(job, on)
-    info = one.wait(seconds(timeout, "--timeout") if timeout else None, check=False)
+    info = one.wait(limit_s, check=False)
     if as_json:
         print_json({"schema": "moai.job/1", **info.as_dict()})
     else:
@@ -319,6 +320,8 @@ def resume(
     plain: Plain = False,
     request_id: RequestId = "",
     force: Force = False,
+    setenv: Setenv = [],  # noqa: B006
+    secret: Secret = [],  # noqa: B006
 ) -> None:
     """Go on with an ended job: a new job, linked to it, from its newest checkpoint."""
     import json
@@ -331,7 +334,10 @@ def resume(
 
     one = find_job(job, on)
     changes = {k: value(v) for k, v in pairs(set_, "--set").items()}
-    new = one.resume(changes, moai.JobOptions(request_id=request_id), force)
+    options = moai.JobOptions(
+        request_id=request_id, variables=pairs(setenv, "--setenv"), secrets={name: secret_value(name) for name in secret}
+    )
+    new = one.resume(changes, options, force)
     if not announce(new, detach, as_json):
         follow(new, as_json=as_json, plain=plain, log=not new.info.output)
 

@@ -141,7 +141,7 @@ def _say(reason: str, message: str, next_: str, as_json: bool, details: Any = No
 
     if as_json:
         print(json.dumps({"reason": reason, "message": message, "next": next_}), flush=True)
-    lines = [f"error: {clean(message)}"]
+    lines = [f"error: {clean(message)} [{reason}]"]
     table = (details or {}).get("environments")
     if table:
         lines += ["  " + clean(row) for row in table.split("; ")]

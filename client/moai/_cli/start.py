@@ -51,7 +51,7 @@ def options(
         name=name or (project.name if project else "") or "",
         environment=env or (project.environment if project else "") or "",
         variables=variables,
-        secrets={one: _secret(one) for one in wanted},
+        secrets={one: secret_value(one) for one in wanted},
         workdir=workdir or (project.workdir if project else "") or "",
         accelerator=accelerator or (project.accelerator if project else "") or "",
         max_duration_s=seconds(max_duration, "--max-duration") if max_duration else 0.0,
@@ -60,7 +60,8 @@ def options(
     )
 
 
-def _secret(name: str) -> str:
+def secret_value(name: str) -> str:
+    """A secret from this environment, else asked for. Raises PersonNeeded, UsageError."""
     if "=" in name:
         raise moai.UsageError("USAGE", "--secret takes a name; a value there would be seen by others", "export it, then --secret NAME")
     if not name.isascii() or not name.isidentifier():
@@ -84,7 +85,7 @@ def announce(job: moai.Job, detach: bool, as_json: bool) -> bool:
     """Say what was started; True when there is nothing more to do."""
     if detach:
         if as_json:
-            print_json(job.info.as_dict())
+            print_json({"schema": "moai.job/1", **job.info.as_dict()})
         else:
             print(job.id, flush=True)
             note(f"moai remote attach {job.id} follows it")

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import moai
+from moai._cli.clean import clean
 from moai._cli.common import Env, Json, NoLink, On, Plain, host, note, pairs, print_json
 from moai._cli.follow import follow
 from moai._cli.settings import RECIPE, Value, merge
@@ -95,7 +96,13 @@ def train(
         given.accelerator = given.accelerator or "default"
         pattern = log_pattern or (project.log.pattern if project else "") or ""
         if dry_run:
-            print_json({"arguments": command, "host": target.name, "environment": given.environment or None})
+            chosen = given.environment or target.config.environment
+            if as_json:
+                print_json({"schema": "moai.command-plan/1", "host": target.name, "arguments": command, "environment": chosen or None})
+                return
+            print(f"on {target.name}, in {chosen or 'the environment chosen there'}, waiting for accelerator {given.accelerator}:")
+            print("  " + clean(" ".join(command)))
+            note("nothing was started")
             return
         job = target.run(
             command, given, kind="train", expected_paths=expect, trust_exit_code=trust_exit_code, log_pattern=pattern

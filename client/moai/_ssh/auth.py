@@ -19,12 +19,13 @@ from moai._ssh.dial import Timeouts, unreachable
 from moai._ssh.keys import Identities, Identity, find_identities, load_key
 from moai._ssh.prompts import Prompter
 from moai._ssh.resolve import Resolved
+from moai._ssh.transport import OneServiceTransport
 
 MAX_TRIES = 3
 
 
 def authenticate(
-    transport: paramiko.Transport, resolved: Resolved, prompts: Prompter, timeouts: Timeouts, name: str
+    transport: OneServiceTransport, resolved: Resolved, prompts: Prompter, timeouts: Timeouts, name: str
 ) -> None:
     """Signs in, or raises.
 
@@ -42,12 +43,13 @@ def authenticate(
 
 @dataclass
 class _Session:
-    transport: paramiko.Transport
+    transport: OneServiceTransport
     resolved: Resolved
     prompts: Prompter
     timeouts: Timeouts
     name: str
     offered: list[str] = field(default_factory=list)
+    refused: int = 0
     person_needed: list[str] = field(default_factory=list)
     identities: Identities = field(default_factory=Identities)
 
@@ -215,10 +217,15 @@ class _Session:
             if "timeout" in str(error).lower():
                 raise self._silent() from error
             if not self.transport.is_active():
+                if self.offered and not self.transport.was_dismissed and not self.refused:
+                    # Nothing was refused and nothing was said: the connection broke, as it may anywhere.
+                    where = f"{self.resolved.alias} ({self.resolved.address})"
+                    raise MoaiError("LINK_LOST", f"the connection to {where} ended during the sign-in", "try again") from error
                 if self.offered:
                     raise self._failure([], "the host closed the connection after these attempts") from error
                 why = "the host closed the connection before sign-in"
                 raise unreachable(self.resolved, "authentication", why) from error
+            self.refused += 1
             return []
 
     def _silent(self) -> MoaiError:

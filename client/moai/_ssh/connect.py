@@ -162,7 +162,7 @@ def offered_host_key(
 
 def _exchange_keys(
     resolved: Resolved, prompts: Prompter, policy: hostkey.Policy, timeouts: Timeouts, jumped: tuple[str, ...]
-) -> tuple[paramiko.Transport, list[Callable[[], None]]]:
+) -> tuple[OneServiceTransport, list[Callable[[], None]]]:
     """A transport after key exchange, not yet judged, and how to close what lies under it."""
     _check_paramiko()
     under: list[Callable[[], None]] = []
@@ -237,7 +237,7 @@ def _through_jumps(
 
 def _handshake(
     sock: object, resolved: Resolved, policy: hostkey.Policy, timeouts: Timeouts
-) -> paramiko.Transport:
+) -> OneServiceTransport:
     transport = OneServiceTransport(
         sock,
         default_window_size=WINDOW_BYTES,

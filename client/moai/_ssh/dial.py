@@ -48,9 +48,17 @@ def unreachable(resolved: Resolved, phase: str, why: str, next: str = "") -> Moa
     return MoaiError(
         "HOST_UNREACHABLE",
         f"{resolved.alias} ({resolved.address}): {why} [{phase}]",
-        next=next or f"ssh -v {resolved.alias}",
+        next=next or _ssh_line(resolved),
         details={"phase": phase, "address": resolved.address, "host": resolved.alias},
     )
+
+
+def _ssh_line(resolved: Resolved) -> str:
+    typed = resolved.typed
+    if typed is None:
+        return f"ssh -v {resolved.alias}"
+    port = f"-p {typed.port} " if typed.port else ""
+    return f"ssh -v {port}{typed.user + '@' if typed.user else ''}{typed.host}"
 
 
 def open_tcp(resolved: Resolved, timeouts: Timeouts) -> socket.socket:

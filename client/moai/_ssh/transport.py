@@ -22,6 +22,12 @@ class OneServiceTransport(paramiko.Transport):  # type: ignore[misc]
     """``paramiko.Transport`` whose ``auth_*`` calls share one service request."""
 
     service_accepted = False
+    #: The server said why before it closed (RFC 4253, 11.1); a cut or a killed server says nothing.
+    was_dismissed = False
+
+    def _parse_disconnect(self, m: paramiko.Message) -> None:
+        self.was_dismissed = True
+        super()._parse_disconnect(m)
 
     def auth_none(self, username: str) -> list[str]:
         """As in paramiko: raises BadAuthenticationType with the methods the server takes."""
