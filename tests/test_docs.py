@@ -295,3 +295,14 @@ def test_every_link_of_a_page_leads_somewhere(page):
             heads = re.findall(r"^#+ (.*)$", read(there), re.M)
             anchors = {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
             assert anchor in anchors, f"{target}#{anchor}"
+
+
+def test_the_korean_sentences_are_those_of_the_page():
+    import importlib.util
+    import json
+
+    spec = importlib.util.spec_from_file_location("korean", REPO / "scripts" / "korean.py")
+    korean = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(korean)
+    made = korean.sentences(korean.PAGE.read_text(encoding="utf-8"))
+    assert json.loads(korean.TARGET.read_text(encoding="utf-8")) == made, "run scripts/korean.py"

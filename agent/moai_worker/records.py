@@ -113,6 +113,8 @@ def new_view(spec: Dict[str, Any], plan: Optional[Dict[str, Any]]) -> Dict[str, 
         "step": "",
         "phase": "",
         "phase_text": "",
+        "phase_since": None,
+        "vitals": None,
         "progress": None,
         "metrics": {},
         "metrics_step": None,
@@ -141,6 +143,7 @@ def fold(view: Dict[str, Any], event: Dict[str, Any]) -> None:
     elif kind == "phase":
         view["phase"] = str(data.get("phase") or "")
         view["phase_text"] = str(data.get("text") or "")
+        view["phase_since"] = event.get("t")
     elif kind == "progress":
         view["progress"] = {
             "step": data.get("done"),
@@ -152,7 +155,9 @@ def fold(view: Dict[str, Any], event: Dict[str, Any]) -> None:
         }
     elif kind == "metric":
         values = data.get("values")
-        if isinstance(values, dict):
+        if isinstance(values, dict) and "process_cpu_seconds" in values:
+            view["vitals"] = dict(values, as_of=event.get("t"))
+        elif isinstance(values, dict):
             view["metrics"].update(values)
             view["metrics_step"] = data.get("step")
             loss = values.get("loss")

@@ -27,11 +27,14 @@ from moai_worker import identity, stopping, verdict
 from moai_worker.jobdir import JobDir, read_json, write_atomic
 from moai_worker.reporter import Reporter
 from moai_worker.tickets import Ticket
+from moai_worker.vitals import Vitals
 
 #: Seconds between looks at control/ and the queue when no signal arrives.
 _TICK_S = 0.25
 #: Seconds left-over processes of an ended step get before they are stopped.
 _DRAIN_S = 2.0
+#: Seconds without a byte of log after which signs of life are reported; each next wait is twice as long.
+_SILENCE_S, _LONGEST_SILENCE_S = 30.0, 480.0
 _RESERVE_BYTES = 64 * 1024
 
 
@@ -198,8 +201,15 @@ class Supervisor:
             self.ticket.note_child(child)
         if not self.step_records:
             self._report("state", state="RUNNING")
+        vitals, looked_s, silence_s = Vitals(), time.monotonic(), _SILENCE_S
         while self.child_status is None and self.stop_asked is None:
             self._wait(_TICK_S if self._is_growing() else 4 * _TICK_S)
+            now_s = time.monotonic()
+            if self.last_time_s > looked_s:
+                silence_s = _SILENCE_S
+            if now_s - max(self.last_time_s, looked_s) > silence_s:
+                looked_s, silence_s = now_s, min(2 * silence_s, _LONGEST_SILENCE_S)
+                self._report_vitals(name, vitals)
             if self.deadline_s is not None and time.monotonic() > self.deadline_s:
                 text = "the job ran longer than %g seconds" % self.spec["max_duration_seconds"]
                 self.stop_asked = {"state": "FAILED", "code": "TIMED_OUT", "text": text}
@@ -218,6 +228,15 @@ class Supervisor:
         else:
             outcome = _judge(step, status, read_json(result_path), self.job.log)
         return self._end_step(name, outcome)
+
+    def _report_vitals(self, name: str, vitals: Vitals) -> None:
+        """The log is silent: say whether the processes work (see moai_worker.vitals)."""
+        values = vitals.sample(stopping.family(os.getpid(), self.marker))
+        try:
+            self.reporter.write("metric", {"step": None, "values": values}, step=name)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise
 
     def _end_step(self, name: str, outcome: Outcome) -> Outcome:
         self._heal_reports()

@@ -85,6 +85,8 @@ def job(host: str, m: job_pb2.Job) -> t.JobInfo:
         kind=m.kind,
         state=job_state(m.state),
         phase=m.phase,
+        phase_text=m.phase_text,
+        phase_time=moment(m, "phase_time"),
         reason=reason(m.reason) if m.HasField("reason") else None,
         create_time=moment(m, "create_time"),
         start_time=moment(m, "start_time"),

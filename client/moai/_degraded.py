@@ -118,6 +118,8 @@ def job_info(host: str, one: dict[str, Any]) -> t.JobInfo:
         kind=spec.get("kind") or "",
         state=view["state"],
         phase=view.get("phase") or "",
+        phase_text=view.get("phase_text") or "",
+        phase_time=_moment(view.get("phase_since")),
         reason=t.Reason(reason["code"], reason["message"], reason.get("next") or "") if reason else None,
         create_time=_moment(spec.get("create_time")),
         start_time=_moment(view.get("start")),

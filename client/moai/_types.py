@@ -85,6 +85,8 @@ class JobInfo:
     kind: str
     state: str
     phase: str
+    phase_text: str
+    phase_time: datetime | None
     reason: Reason | None
     create_time: datetime | None
     start_time: datetime | None

@@ -626,22 +626,24 @@ def test_attach_after_the_last_event_ends(local):
     ],
 )
 def test_no_report_of_a_job_ends_it_or_breaks_a_reader(local, tmp_path, line):
-    gate = tmp_path / "gate"
-    os.mkfifo(gate)
-    script = 'read go < "$2"; echo "$1" >> "$MOAI_REPORTS"; read go < "$2"; exit 9'
-    words = ("remote", "run", "--on", "local", "--json", "--", "sh", "-c", script, "sh", line, str(gate))
+    # Two gates: a reader that opens one again may meet the writer that has not closed it yet.
+    begin, end = tmp_path / "begin", tmp_path / "end"
+    os.mkfifo(begin)
+    os.mkfifo(end)
+    script = 'read go < "$2"; echo "$1" >> "$MOAI_REPORTS"; read go < "$3"; exit 9'
+    words = ("remote", "run", "--on", "local", "--json", "--", "sh", "-c", script, "sh", line, str(begin), str(end))
     lines, asked = [], False
     with following(local, *words) as follower:
         for got in follower.stdout:
             lines.append(got.rstrip(b"\n"))
             value = parse(got)
             if value.get("type") == "state" and value["data"]["state"] == "RUNNING":
-                gate.write_text("go\n")
-            if value.get("type") in ("gap", "metric", "phase", "progress"):
+                begin.write_text("go\n")
+            if not asked and value.get("type") in ("gap", "metric", "phase", "progress"):
                 asked = True
                 document(local.moai("remote", "jobs", "--on", "local", "--json"), "jobs-1")
                 document(local.moai("remote", "show", "last", "--json"), "job-1")
-                gate.write_text("go\n")
+                end.write_text("go\n")
     assert asked and follower.returncode == 3
     events, _ = judged(lines)
     assert end_of(events)["state"] == "FAILED" and end_of(events)["exit_code"] == 9

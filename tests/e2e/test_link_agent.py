@@ -303,8 +303,9 @@ def test_a_job_starts_with_every_signal_at_its_default(living):
     job = Job(living, "sleep", "300")
     with open(f"/proc/{job.pid}/status") as source:
         fields = dict(line.rstrip("\n").split(":\t", 1) for line in source if ":\t" in line)
-    assert int(fields["SigIgn"], 16) & ~(1 << (signal.SIGRTMIN - 1)) == 0, fields["SigIgn"]
-    assert int(fields["SigBlk"], 16) == 0, fields["SigBlk"]
+    # The classic signals, 1 to 31; above them the C library keeps some for itself.
+    assert int(fields["SigIgn"], 16) & 0x7FFFFFFF == 0, fields["SigIgn"]
+    assert int(fields["SigBlk"], 16) & 0x7FFFFFFF == 0, fields["SigBlk"]
 
 
 def test_neither_agent_nor_supervisor_keeps_the_channel_of_the_command_that_started_them(plain):

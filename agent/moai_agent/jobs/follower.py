@@ -13,6 +13,7 @@ from moai_worker import records
 from moai_worker.evidence import Evidence
 from moai_worker.jobdir import TERMINAL_STATES, JobDir, write_json
 
+from moai_agent.jobs import explain
 from moai_agent.jobs.journal import Journal
 from moai_agent.jobs.logparse import LogParser
 
@@ -249,7 +250,7 @@ class Follower:
         data = {
             "state": outcome["state"],
             "exit_code": outcome.get("exit_code"),
-            "reason": outcome.get("reason"),
+            "reason": explain.refined(outcome.get("reason"), self.parser.fatal, []),
             "output": outcome.get("output") or self.view.get("output") or "",
         }
         self._add("state", data, outcome.get("end_time"), "", "", 0)

@@ -13,6 +13,7 @@ import typer
 import moai
 from moai._cli.clean import LogCleaner
 from moai._cli.common import has_colour, is_plain, note, print_json
+from moai._cli.language import say
 from moai._cli.screen import Screen
 from moai._cli.view import JobView
 
@@ -35,6 +36,10 @@ def follow(
         log: show the job's log (for JSON lines it is always there).
         own_code: leave with the command's own exit code.
     """
+    if after > job.info.last_sequence:
+        raise moai.Conflict(
+            "SEQUENCE_OUT_OF_RANGE", f"job {job.id} has {job.info.last_sequence} events, not {after}", "name one of these, or 0 for all"
+        )
     try:
         if as_json:
             _json_lines(job, after)
@@ -52,7 +57,8 @@ def follow(
 def _detached(job: moai.Job, as_json: bool) -> None:
     del as_json
     note("")
-    note(f"detached; {job.id} goes on. moai remote attach {job.id} comes back, moai remote cancel {job.id} ends it")
+    text = "detached; {job} goes on. moai remote attach {job} comes back, moai remote cancel {job} ends it"
+    note(say(text, job=job.id))
 
 
 def _json_lines(job: moai.Job, after: int) -> None:
@@ -117,7 +123,8 @@ def _screen(job: moai.Job, plain: bool, after: int, log: bool) -> None:
     def on_link(error: moai.MoaiError | None) -> None:
         view.link = error
         if still:
-            note("the link is back" if error is None else f"the link is gone ({error.message}); reconnecting. The job goes on.")
+            gone = "the link is gone ({why}); reconnecting. The job goes on."
+            note(say("the link is back") if error is None else say(gone, why=error.message))
 
     ticker = _Ticker(screen) if not still else None
     try:

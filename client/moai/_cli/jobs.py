@@ -94,7 +94,8 @@ def doing(info: moai.JobInfo) -> str:
     if p and p.total and p.done is not None:
         eta = f", ETA {duration(p.eta_seconds)}" if p.eta_seconds is not None else ""
         return f"{running} {100 * p.done / p.total:.0f} %{eta}"
-    return f"{running} {info.phase}".strip() or "-"
+    since = f" for {ago(info.phase_time).removesuffix(' ago')}" if info.phase and info.phase_time else ""
+    return f"{running} {info.phase}{since}".strip() or "-"
 
 
 @app.command()

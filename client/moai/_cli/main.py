@@ -138,13 +138,17 @@ def _is_shadowed() -> bool:
 
 def _say(reason: str, message: str, next_: str, as_json: bool, details: Any = None) -> None:
     from moai._cli.clean import clean
+    from moai._cli.language import reason_sentence, say
 
     if as_json:
         print(json.dumps({"reason": reason, "message": message, "next": next_}), flush=True)
-    lines = [f"error: {clean(message)} [{reason}]"]
+    sentence = reason_sentence(reason)
+    lines = [f"{say('error')}: {sentence or clean(message)} [{reason}]"]
+    if sentence:
+        lines.append(f"  {clean(message)}")
     table = (details or {}).get("environments")
     if table:
         lines += ["  " + clean(row) for row in table.split("; ")]
     if next_:
-        lines.append(f"  next: {clean(next_)}")
+        lines.append(f"  {say('next')}: {clean(next_)}")
     print("\n".join(lines), file=sys.stderr, flush=True)

@@ -11,6 +11,7 @@ import typer
 import moai
 from moai._cli.common import Env, Json, NoLink, On, Plain, host, note, pairs, print_json, seconds
 from moai._cli.follow import follow
+from moai._cli.language import say
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -91,7 +92,7 @@ def announce(job: moai.Job, detach: bool, as_json: bool) -> bool:
             note(f"moai remote attach {job.id} follows it")
         return True
     if not as_json:
-        note(f"{job.id} on {job.host.name}. Ctrl-C detaches; the job goes on.")
+        note(say("{job} on {host}. Ctrl-C detaches; the job goes on.", job=job.id, host=job.host.name))
     return False
 
 

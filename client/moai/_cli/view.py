@@ -10,6 +10,7 @@ import moai
 from moai._cli.clean import clean, pad
 from moai._cli.common import columns, has_colour
 from moai._cli.curve import sparkline
+from moai._cli.language import reason_sentence, say, state_word
 from moai._cli.table import STATE_STYLE, duration, paint, size
 
 _MARKS = {"SUCCEEDED": ("✓", "green"), "SKIPPED": ("✓", "dim"), "FAILED": ("✗", "red"), "CANCELLED": ("■", "yellow")}
@@ -33,6 +34,9 @@ class JobView:
         self.link: moai.MoaiError | None = None
         self.condition = ""
         self.started_s: dict[str, float] = {}
+        self.phase_s = 0.0
+        self.usual = ""
+        self.life = ""
         self.last_event: moai.Event | None = None
         self._quiet = quiet_commands
         self._printed_s = 0.0
@@ -62,6 +66,7 @@ class JobView:
         moment = event.time.timestamp() if event.time else time.time()
         if state == "RUNNING":
             self.step, self.phase, self.progress = name, "", None
+            self.phase_s, self.usual, self.life = moment, "", ""
             self.metrics, self.metric_step, self.metric_total, self.losses = {}, None, None, []
             self.started_s[name] = moment
             return [] if not self.plain or self._quiet else [self._stamp(f"{name}: started")]
@@ -76,6 +81,8 @@ class JobView:
         return [self._stamp(f"{paint(mark, style, self.colour)} {text}" if not self.plain else f"{name}: {state.lower()} {said} ({duration(took)})")]
 
     def _on_phase(self, event: moai.Event, data: dict[str, Any]) -> list[str]:
+        self.phase_s = event.time.timestamp() if event.time else time.time()
+        self.usual = _usual_text(data)
         # The text is a sentence that says the phase; the bare name stands in for it.
         self.phase = clean(str(data.get("text") or data["phase"])).strip()
         return [self._stamp(f"{self.step}: {self.phase}")] if self.plain and not self._quiet else []
@@ -90,7 +97,11 @@ class JobView:
         return []
 
     def _on_metric(self, event: moai.Event, data: dict[str, Any]) -> list[str]:
-        self.metrics.update(data["values"])
+        values = data["values"]
+        if "process_cpu_seconds" in values:
+            self.life = _life_text(values)
+            return []
+        self.metrics.update(values)
         self.metric_step = data.get("step")
         self.metric_total = data.get("total") or self.metric_total
         loss = data["values"].get("loss")
@@ -124,7 +135,8 @@ class JobView:
     def status(self) -> list[str]:
         """The lines of the live area."""
         if self.link is not None:
-            return [paint(f"⋯ the link is gone ({clean(self.link.message)}); reconnecting. The job goes on.", "yellow", self.colour)]
+            gone = say("the link is gone ({why}); reconnecting. The job goes on.", why=clean(self.link.message))
+            return [paint("⋯ " + gone, "yellow", self.colour)]
         if self.condition:
             return [paint(f"⋯ {clean(self.condition)}", "yellow", self.colour)]
         if not self.step:
@@ -140,7 +152,13 @@ class JobView:
             return [f"{head} {self._progress_text()}"]
         if self._quiet:
             return []
-        return [f"{head} {self.phase or 'starting'}"]
+        return [f"{head} {self.phase or 'starting'}{self._phase_clock()}"]
+
+    def _phase_clock(self) -> str:
+        """How long the phase lasts, how long it usually takes, and what shows that it lives."""
+        since_s = time.time() - self.phase_s if self.phase_s else 0.0
+        parts = ([duration(since_s)] if since_s >= 5 else []) + [p for p in (self.usual, self.life) if p]
+        return "  (" + "; ".join(parts) + ")" if parts else ""
 
     def _progress_text(self) -> str:
         p = self.progress or {}
@@ -181,17 +199,35 @@ class JobView:
     def ending(self, info: moai.JobInfo) -> list[str]:
         """The last lines: how it ended, where the results are, what to do next."""
         took = (info.end_time - info.start_time).total_seconds() if info.end_time and info.start_time else None
-        word = paint(clean(info.state), STATE_STYLE.get(info.state, "dim"), self.colour)
+        word = paint(state_word(clean(info.state)), STATE_STYLE.get(info.state, "dim"), self.colour)
         line = f"{word} {clean(info.id)} on {info.host}" + (f" in {duration(took)}" if took is not None else "")
         if info.exit_code not in (None, 0):
             line += f", exit code {info.exit_code}"
         lines = [line]
         if info.reason and info.state != "SUCCEEDED":
             lines.append(f"  {clean(info.reason.code)}: {clean(info.reason.message)}")
+            if reason_sentence(info.reason.code):
+                lines.append(f"  {reason_sentence(info.reason.code)}")
         if info.output:
-            lines.append(f"  output  {clean(info.output)}")
-        lines += [f"  next    {text}" for text in next_commands(info)]
+            lines.append(f"  {pad(say('output'), 7)} {clean(info.output)}")
+        lines += [f"  {pad(say('next'), 7)} {text}" for text in next_commands(info)]
         return lines
+
+
+def _usual_text(data: dict[str, Any]) -> str:
+    span = data.get("usual_seconds")
+    if not (isinstance(span, list) and len(span) == 2 and all(isinstance(v, (int, float)) for v in span)):
+        return ""
+    return f"usually {duration(span[0])} to {duration(span[1])}"
+
+
+def _life_text(values: dict[str, float]) -> str:
+    text = f"{values['process_cpu_share'] / 100:.1f} cores busy" if "process_cpu_share" in values else "alive"
+    if values.get("process_rss_bytes"):
+        text += f", {size(values['process_rss_bytes'])} memory"
+    if values.get("process_read_bytes"):
+        text += f", {size(values['process_read_bytes'])} read"
+    return text
 
 
 def _count(value: float) -> str:

@@ -106,8 +106,16 @@ def prepare_links(hosts: Iterable[HostConfig]) -> None:
     if len(wanted) != 1:
         return
     path = socket_path(wanted[0])
-    if path not in _spares and not is_listening(path):
-        _spares[path] = _spawn(path)
+    if path in _spares or is_listening(path):
+        return
+    lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return  # Another command is making the link.
+    finally:
+        os.close(lock)
+    _spares[path] = _spawn(path)
 
 
 def _spawn(path: Path) -> subprocess.Popen[bytes]:
