@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from moai._errors import PersonNeeded as PersonNeeded
     from moai._errors import UsageError as UsageError
     from moai._errors import WaitTimeout as WaitTimeout
+    from moai._fleet import Fleet as Fleet
+    from moai._fleet import Results as Results
     from moai._host import Host as Host
     from moai._job import Job as Job
     from moai._job import wait_all as wait_all
@@ -99,6 +101,7 @@ _HOMES = {
         "AgentError BootstrapError Conflict HostKeyError HostUnreachable JobCancelled JobEnded JobFailed JobInterrupted "
         "JobUnknown LinkLost MoaiError NotFound PersonNeeded UsageError WaitTimeout"
     ),
+    "moai._fleet": "Fleet Results",
     "moai._host": "Host",
     "moai._job": "Job wait_all",
     "moai._link.client": "prepare_links",

@@ -9,9 +9,11 @@ from typing import Annotated
 import typer
 
 import moai
-from moai._cli.common import Env, Json, NoLink, On, Plain, host, note, pairs, print_json, seconds
+from moai._cli.common import Env, Json, NoLink, On, Plain, host, note, pairs, print_json, prompts, seconds
+from moai._cli.common import say as connecting
 from moai._cli.follow import follow
 from moai._cli.language import say
+from moai._cli.spread import spread
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -26,6 +28,7 @@ Accelerator = Annotated[str, typer.Option("--accelerator", metavar="NAME", help=
 ExitCode = Annotated[str, typer.Option("--exit-code", metavar="job|moai", help="'job' leaves with the command's own code.")]
 Setup = Annotated[str, typer.Option("--setup", metavar="LINE", help="Shell line before the command: 'source setup.sh'.")]
 Expect = Annotated[list[str], typer.Option("--expect", metavar="PATH", help="Must exist in the end; repeatable.")]
+Any_ = Annotated[bool, typer.Option("--any", help="Of several hosts, the first whose accelerator is free.")]
 Command = Annotated[list[str], typer.Argument(metavar="CMD [ARG]...", help="After --: program and arguments, no shell.")]
 
 
@@ -115,14 +118,25 @@ def run(
     request_id: RequestId = "",
     exit_code: ExitCode = "moai",
     no_link: NoLink = False,
+    any_host: Any_ = False,
 ) -> None:
-    """Run a command as a job; its log comes here, its exit code decides ours."""
+    """Run a command as a job; its log comes here, its exit code decides ours.
+
+    With several hosts (--on a,b, @group, all) it runs on each, or with --any on the first that is free.
+    """
     own = own_code(exit_code)
-    given = options(
+    command_options = options(
         name=name, env=env, setenv=setenv, secret=secret, workdir=workdir, accelerator=accelerator,
         max_duration=max_duration, request_id=request_id, setup=setup,
     )  # fmt: skip
-    target = host(on, link=not no_link)
-    job = target.run(command, given, expected_paths=expect)
+    if len(moai.config().pick(on)) > 1:
+        fleet = moai.Fleet(on, prompts=prompts(), say=connecting)
+        if not any_host:
+            spread(fleet.run(command, command_options, expected_paths=expect), fleet, detach, as_json, plain)
+            return
+        target = fleet.first_free()
+    else:
+        target = host(on, link=not no_link)
+    job = target.run(command, command_options, expected_paths=expect)
     if not announce(job, detach, as_json):
         follow(job, as_json=as_json, plain=plain, own_code=own)

@@ -1,0 +1,270 @@
+"""Several containers at once: the same call on each, partial failure as data, one merged stream.
+
+Runs in the caller's process, a thread a host; one dead host delays no other. A ``Fleet`` may be used from
+several threads, in a script, in a notebook and (through ``asyncio.to_thread``) inside a running event loop.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+from moai._config import HostConfig, config
+from moai._errors import MoaiError
+from moai._follow import Follower
+from moai._host import Host
+from moai._job import Job
+from moai._options import JobOptions, new_request_id
+from moai._rpc import Say
+from moai._ssh.prompts import Prompter
+from moai._types import DeviceReport, Event, JobInfo, LogChunk
+
+T = TypeVar("T")
+_QUEUE_ITEMS = 256
+
+
+class Results(Generic[T], Mapping[str, "T | MoaiError"]):
+    """What each host answered, in the fleet's order: a value, or the error instead of one.
+
+    Attributes:
+        ok: host name -> value. failed: host name -> error.
+    """
+
+    def __init__(self, answers: Mapping[str, T | MoaiError]) -> None:
+        self._answers = dict(answers)
+        self.ok: dict[str, T] = {n: a for n, a in self._answers.items() if not isinstance(a, MoaiError)}
+        self.failed: dict[str, MoaiError] = {n: a for n, a in self._answers.items() if isinstance(a, MoaiError)}
+
+    def __getitem__(self, name: str) -> T | MoaiError:
+        return self._answers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._answers)
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def __repr__(self) -> str:
+        return f"<moai.Results {len(self.ok)} ok, {len(self.failed)} failed>"
+
+    def check(self) -> dict[str, T]:
+        """The values; raises the first error when any host failed."""
+        for error in self.failed.values():
+            raise error
+        return self.ok
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks; everything from a host is escaped."""
+        rows = "".join(
+            f"<tr><td>{html.escape(name)}</td><td>{html.escape(_short(answer))}</td></tr>" for name, answer in self._answers.items()
+        )
+        return f"<table><tr><th>host</th><th>answer</th></tr>{rows}</table>"
+
+
+def _short(answer: Any) -> str:
+    if isinstance(answer, MoaiError):
+        return f"{answer.reason}: {answer.message}"
+    if isinstance(answer, DeviceReport):
+        return ", ".join(f"{d.name} {d.flavor}".strip() + (" (busy)" if d.processes else "") for d in answer.devices)
+    if isinstance(answer, Job):
+        return f"{answer.id} {answer.state}"
+    return str(answer)
+
+
+class Fleet:
+    """A group of hosts.
+
+    Args:
+        hosts: names, ``@group`` or ``all`` as for ``--on``; or ``Host`` objects.
+        prompts, say: as for ``Host``; asked one host at a time.
+    """
+
+    def __init__(self, hosts: str | Iterable[Host] = "all", *, prompts: Prompter | None = None, say: Say | None = None) -> None:
+        if isinstance(hosts, str):
+            picked: list[HostConfig] = config().pick(hosts)
+            self.hosts = [Host(one, prompts, say) for one in picked]
+        else:
+            self.hosts = list(hosts)
+        if not self.hosts:
+            raise MoaiError("USAGE", "a fleet without hosts", "moai remote add NAME user@host")
+
+    def __repr__(self) -> str:
+        return f"<moai.Fleet {', '.join(host.name for host in self.hosts)}>"
+
+    def __enter__(self) -> Fleet:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release all channels; links, agents and jobs stay."""
+        for host in self.hosts:
+            host.close()
+
+    # -- the same on each ----------------------------------------------------------------------
+
+    def map(self, call: Callable[[Host], T], timeout: float | None = None) -> Results[T]:
+        """``call(host)`` on every host at once.
+
+        Args:
+            timeout: seconds for all together; hosts that have not answered by then get TIMED_OUT as
+                their answer (what they were asked may still happen).
+        """
+        answers: dict[str, T | MoaiError] = {}
+        lock = threading.Lock()
+        failure: list[BaseException] = []
+
+        def one(host: Host) -> None:
+            try:
+                answer: T | MoaiError = call(host)
+            except MoaiError as error:
+                answer = error
+            except BaseException as error:  # The caller's own defect: raised to the caller below.
+                failure.append(error)
+                return
+            with lock:
+                answers[host.name] = answer
+
+        threads = [threading.Thread(target=one, args=(host,), name=f"moai-{host.name}", daemon=True) for host in self.hosts]
+        for thread in threads:
+            thread.start()
+        import time
+
+        end_s = None if timeout is None else time.monotonic() + timeout
+        for thread in threads:
+            thread.join(None if end_s is None else max(0.0, end_s - time.monotonic()))
+        if failure:
+            raise failure[0]
+        with lock:
+            told = dict(answers)
+        late = MoaiError("TIMED_OUT", f"no answer within {timeout:g} s" if timeout is not None else "no answer", "ask again")
+        return Results({host.name: told.get(host.name, late) for host in self.hosts})
+
+    def devices(self, timeout: float | None = None) -> Results[DeviceReport]:
+        """The accelerators of every host."""
+        return self.map(lambda host: host.devices(), timeout)
+
+    def jobs(self, timeout: float | None = None) -> Results[list[JobInfo]]:
+        """The jobs of every host."""
+        return self.map(lambda host: host.jobs(), timeout)
+
+    def run(self, arguments: Sequence[str], options: JobOptions | None = None, timeout: float | None = None, **more: Any) -> Results[Job]:
+        """The command as a job on every host; see ``Host.run``."""
+        return self.map(lambda host: host.run(arguments, _own(options, host), **more), timeout)
+
+    def train(self, model: str, dataset: str, options: JobOptions | None = None, timeout: float | None = None, **recipe: Any) -> Results[Job]:
+        """The training as a job on every host; see ``Host.train``."""
+        return self.map(lambda host: host.train(model, dataset, _own(options, host), **recipe), timeout)
+
+    # -- choosing ------------------------------------------------------------------------------
+
+    def first_free(self, flavor: str = "", timeout: float = 60.0) -> Host:
+        """A host whose accelerator nobody uses and no job of ours waits for; the fleet's order decides.
+
+        Args:
+            flavor: only hosts whose default device has it (name or size, any spelling).
+
+        Raises Conflict (DEVICE_IN_USE) saying per host why not, when none is free.
+        """
+        answers = self.map(lambda host: why_busy(host, flavor), timeout)
+        for host in self.hosts:
+            if answers[host.name] == "":
+                return host
+        shown = "; ".join(f"{name}: {a.message if isinstance(a, MoaiError) else a}" for name, a in answers.items())
+        raise MoaiError("DEVICE_IN_USE", f"no host is free: {shown}", "submit to one of them; the job waits in its queue")
+
+    # -- following -----------------------------------------------------------------------------
+
+    def events(
+        self, jobs: Iterable[Job], log: bool = False, on_link: Callable[[str, MoaiError | None], None] | None = None
+    ) -> Iterator[Event | LogChunk]:
+        """One stream of several jobs: each item knows its host and job; each job's events 1..N in order.
+
+        Ends when all have ended. A lost link is told to ``on_link(host, error)`` and taken up again.
+        """
+        wanted = list(jobs)
+        items: queue.Queue[Any] = queue.Queue(_QUEUE_ITEMS)
+        followers: list[Follower] = []
+        closed = threading.Event()
+
+        def put(item: Any) -> bool:
+            while not closed.is_set():
+                try:
+                    items.put(item, timeout=0.5)
+                    return True
+                except queue.Full:
+                    continue
+            return False
+
+        def pump(job: Job, follower: Follower) -> None:
+            try:
+                for item in follower.both() if log else follower.events():
+                    if not put(item):
+                        return
+                put(None)
+            except Exception as error:  # An edge: raised by the reader.
+                put(error)
+
+        for job in wanted:
+
+            def told(error: MoaiError | None, name: str = job.host.name) -> None:
+                if on_link is not None:
+                    on_link(name, error)
+
+            follower = Follower(job.host.session, job.id, told)
+            followers.append(follower)
+            threading.Thread(target=pump, args=(job, follower), name=f"moai-{job.id}", daemon=True).start()
+        running = len(wanted)
+        try:
+            while running:
+                item = items.get()
+                if item is None:
+                    running -= 1
+                elif isinstance(item, Exception):
+                    raise item
+                else:
+                    yield item
+        finally:
+            closed.set()
+            for follower in followers:
+                follower.close()
+
+
+def why_busy(host: Host, flavor: str = "") -> str:
+    """Why a host's accelerator is not free now; "" when it is. Raises MoaiError when it cannot be asked."""
+    report = host.devices()
+    if report.error is not None:
+        return report.error.message
+    device = next((d for d in report.devices if d.is_default), report.devices[0] if report.devices else None)
+    if device is None:
+        return "no device"
+    if flavor and not _is_flavor(device.flavor, flavor):
+        return f"its flavor is {device.flavor or 'unknown'}"
+    if device.processes:
+        return f"in use by {device.processes[0].command or '?'} (pid {device.processes[0].pid})"
+    for info in host.jobs(200):
+        if not info.ended and info.kind in ("train", "generate"):
+            return f"job {info.id} is {info.state.lower()}"
+    return ""
+
+
+def _is_flavor(there: str, wanted: str) -> bool:
+    def size(text: str) -> str:
+        return text.strip().lower().partition(".")[0] if not text.strip().lower().startswith("1.5") else "1.5xlarge"
+
+    return there.lower() == wanted.lower() or size(there) == size(wanted)
+
+
+def _own(options: JobOptions | None, host: Host) -> JobOptions:
+    """Options for one host: a request id is good for one job, so each host gets its own."""
+    options = options or JobOptions()
+    base = options.request_id or new_request_id()
+    name = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in host.name)
+    return dataclasses.replace(options, request_id=f"{base}.{name}"[:128])
+
+

@@ -1,0 +1,149 @@
+"""Several containers at once: partial failure is data, one merged stream, the first free one."""
+
+import asyncio
+import json
+import os
+
+import moai
+import pytest
+from fakes.box import Box
+from fakes.sshd import find_sshd, free_port, wait_until
+
+COUNT = int(os.environ.get("MOAI_TEST_FLEET") or 3)
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory):
+    """Containers c0.. behind their own sshds, and one laptop that knows them all and a dead one."""
+    if find_sshd() is None:
+        pytest.skip("SKIPPED LOUDLY: sshd is not installed (apt-get install openssh-server)")
+    made = [Box(tmp_path_factory.mktemp(f"c{n}"), alias=f"c{n}") for n in range(COUNT)]
+    laptop = made[0].laptop
+    config = made[0].ssh_config
+    for n, box in enumerate(made[1:], 1):
+        box.sshd.ssh_config(config, alias=f"c{n}", append=True)
+    with open(config, "a", encoding="utf-8") as out:
+        out.write(f"Host dead\n    HostName 127.0.0.1\n    Port {free_port()}\n    StrictHostKeyChecking yes\n")
+    lines = [f'[hosts.c{n}]\naddress = "c{n}"\ngroups = ["pool"]\n' for n in range(COUNT)] + ['[hosts.dead]\naddress = "dead"\n']
+    (made[0].folder / "laptop" / "config" / "config.toml").write_text("".join(lines))
+    yield laptop, made
+    for box in made:
+        box.end()
+
+
+@pytest.fixture
+def laptop(boxes, as_laptop):
+    as_laptop(boxes[0])
+    return boxes[0]
+
+
+def test_one_dead_host_is_a_row_beside_the_others(boxes, laptop):
+    done = laptop.moai("remote", "devices", "--on", "all", "--json")
+    assert done.returncode == 4
+    hosts = json.loads(done.stdout)["hosts"]
+    assert [h["host"] for h in hosts] == [*(f"c{n}" for n in range(COUNT)), "dead"], "in the order of the settings"
+    assert all(h["devices"] and h["error"] is None for h in hosts[:-1])
+    assert hosts[-1]["error"]["reason"] == "HOST_UNREACHABLE"
+
+
+def test_partial_failure_is_data(laptop):
+    with moai.Fleet("all") as fleet:
+        results = fleet.devices()
+        assert list(results) == [h.name for h in fleet.hosts]
+        assert set(results.failed) == {"dead"} and len(results.ok) == COUNT
+        assert "<td>dead</td>" in results._repr_html_() and "MoAI Accelerator" in results._repr_html_()
+        with pytest.raises(moai.HostUnreachable):
+            results.check()
+
+
+def test_a_job_on_each_and_one_stream_without_loss_or_repeat(laptop):
+    with moai.Fleet("@pool") as fleet:
+        jobs = fleet.run(["sh", "-c", "for i in 1 2 3 4 5 6 7 8 9; do echo $i; done; exit 3"]).check()
+        seen = {name: [] for name in jobs}
+        logs = {name: b"" for name in jobs}
+        for item in fleet.events(jobs.values(), log=True):
+            if isinstance(item, moai.Event):
+                seen[item.host].append(item.sequence)
+            else:
+                logs[item.host] += item.data
+        for name in jobs:
+            assert seen[name] == list(range(1, len(seen[name]) + 1)) and len(seen[name]) >= 5
+            assert logs[name] == b"1\n2\n3\n4\n5\n6\n7\n8\n9\n"
+        assert len({job.id for job in jobs.values()}) == COUNT
+
+
+def test_the_same_request_on_each_host_is_one_job_there(laptop):
+    with moai.Fleet("@pool") as fleet:
+        options = moai.JobOptions(request_id="fleet-once")
+        first, second = fleet.run(["true"], options).check(), fleet.run(["true"], options).check()
+        assert {n: j.id for n, j in first.items()} == {n: j.id for n, j in second.items()}
+
+
+def test_a_time_limit_leaves_the_others_answers(laptop):
+    import threading
+
+    hold = threading.Event()
+    with moai.Fleet("@pool") as fleet:
+
+        def slow(host):
+            if host.name == "c0":
+                hold.wait(30)
+            return host.name
+
+        results = fleet.map(slow, timeout=1.0)
+        hold.set()
+        assert set(results.failed) == {"c0"} and results.failed["c0"].reason == "TIMED_OUT"
+        assert set(results.ok) == {f"c{n}" for n in range(1, COUNT)}
+
+
+def test_a_defect_of_the_callers_function_is_raised(laptop):
+    with moai.Fleet("@pool") as fleet, pytest.raises(ZeroDivisionError):
+        fleet.map(lambda host: 1 / 0)
+
+
+def test_the_first_free_host_is_found_by_device_flavor_and_jobs(boxes, laptop):
+    made = boxes[1]
+    with moai.Fleet("@pool") as fleet:
+        assert fleet.first_free().name == "c0"
+        made[0].kit.set_running(4711, "python busy.py", 1000)
+        assert fleet.first_free().name == "c1"
+        assert fleet.first_free(flavor="4xlarge").name == "c1"
+        busy = fleet.hosts[1].run(["sleep", "600"], moai.JobOptions(accelerator="default"), kind="train")
+        wait_until(lambda: busy.refresh().state == "RUNNING", "the job to run", 30)
+        assert fleet.first_free().name == "c2"
+        with pytest.raises(moai.Conflict) as caught:
+            fleet.first_free(flavor="small")
+        assert caught.value.reason == "DEVICE_IN_USE" and "flavor" in caught.value.message
+        made[0].kit.set_idle()
+        busy.cancel(grace_s=1)
+        busy.wait(60, check=False)
+
+
+def test_inside_a_running_event_loop(laptop):
+    async def main():
+        with moai.Fleet("@pool") as fleet:
+            return await asyncio.to_thread(fleet.devices)
+
+    assert len(asyncio.run(main()).ok) == COUNT
+
+
+def test_a_command_on_several_hosts_from_the_command_line(laptop):
+    done = laptop.moai("remote", "run", "--on", "@pool", "--", "sh", "-c", "echo hello; exit 3")
+    assert done.returncode == 3, done.stderr.decode()
+    text = done.stdout.decode()
+    assert all(f"[c{n}] hello" in text for n in range(COUNT)) and text.count("FAILED") == COUNT
+    mixed = laptop.moai("remote", "run", "--on", "c0,dead", "--detach", "--json", "--", "true")
+    document = json.loads(mixed.stdout)
+    assert mixed.returncode == 4 and [j["host"] for j in document["jobs"]] == ["c0"] and document["errors"][0]["host"] == "dead"
+    chosen = laptop.moai("remote", "run", "--on", "@pool", "--any", "--", "hostname")
+    assert chosen.returncode == 0, chosen.stderr.decode()
+
+
+def test_jobs_of_all_hosts_are_one_list_and_the_dead_one_is_said(laptop):
+    done = laptop.moai("remote", "jobs", "--json")
+    assert done.returncode == 4
+    document = json.loads(done.stdout)
+    assert {j["host"] for j in document["jobs"]} == {f"c{n}" for n in range(COUNT)}
+    assert [e["host"] for e in document["errors"]] == ["dead"]
+    times = [j["create_time"] for j in document["jobs"]]
+    assert times == sorted(times, reverse=True)
