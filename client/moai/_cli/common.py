@@ -109,7 +109,7 @@ def confirm(text: str, yes: bool, otherwise: str) -> None:
     if yes:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise moai.UsageError("USAGE", text, otherwise)
+        raise moai.UsageError("USAGE", f"this needs a yes, and nobody can be asked here: {text}", otherwise)
     if not typer.confirm(clean(text), err=True):
         raise typer.Exit(1)
 
