@@ -75,13 +75,13 @@ def pull(session: Session, path: str, target: Path, only: str = "", say: Report 
             raise MoaiError("USAGE", f"{twin} and {entry.path} differ only in case, which this disk cannot keep", "pull one with --only")
     for entry in entries:
         remote, local = (root, entry.path) if is_file else (f"{root}/{entry.path}", f"{name}/{entry.path}")
-        with _on_laptop():
+        with on_laptop():
             _pull_one(session, remote, _inside(target, local), entry, say)
     return base / entries[0].path if is_file else base
 
 
 @contextmanager
-def _on_laptop() -> Iterator[None]:
+def on_laptop() -> Iterator[None]:
     """Failures of the laptop's own files as MoaiError."""
     try:
         yield
@@ -107,7 +107,7 @@ def _check_name(name: str) -> None:
 
 def _is_case_sensitive(folder: Path) -> bool:
     folder = folder.absolute()
-    with _on_laptop():
+    with on_laptop():
         folder.mkdir(parents=True, exist_ok=True)
     return not (folder / folder.name.swapcase()).exists() or folder.name == folder.name.swapcase()
 
@@ -126,7 +126,7 @@ def _pull_one(session: Session, remote: str, local: Path, entry: FileEntry, say:
     local.parent.mkdir(parents=True, exist_ok=True)
     if local.is_symlink() or (local.exists() and not local.is_file()):
         raise MoaiError("USAGE", f"{local} is there and is not a file", f"rm {local}")
-    if local.exists() and local.stat().st_size == entry.size_bytes and _sha256(local) == entry.sha256:
+    if local.exists() and local.stat().st_size == entry.size_bytes and file_digest(local) == entry.sha256:
         if say:
             say(entry.path, entry.size_bytes, entry.size_bytes)
         return
@@ -186,9 +186,9 @@ def push(session: Session, local: Path, target: str = "", say: Report | None = N
     """
     if local.is_file():
         where = target + local.name if target.endswith("/") else target
-        with _on_laptop():
+        with on_laptop():
             try:
-                return _push_one(session, local, where, local.name, "", None, _sha256(local))
+                return _push_one(session, local, where, local.name, "", None, file_digest(local))
             except MoaiError as error:
                 if error.reason not in ("FILE_NOT_FOUND", "BUNDLE_CORRUPT"):  # The second: agents before this question.
                     raise
@@ -196,7 +196,7 @@ def push(session: Session, local: Path, target: str = "", say: Report | None = N
     if not local.is_dir():
         raise MoaiError("FILE_NOT_HERE", f"{local} does not exist on the laptop", "check the path")
     base = (target + local.resolve().name) if target.endswith("/") else (target or local.resolve().name)
-    paths = list(_tree(local))
+    paths = list(tree(local))
     if not paths:
         raise MoaiError("FILE_NOT_HERE", f"{local} holds no file to send", f"these are never sent: {', '.join(SKIPPED)}")
     root, there = _known(session, base)
@@ -205,7 +205,7 @@ def push(session: Session, local: Path, target: str = "", say: Report | None = N
         relative = path.relative_to(local).as_posix()
         if relative in folders:
             raise MoaiError("USAGE", f"{root}/{relative} is a folder there and a file here", "name another place there")
-        with _on_laptop():
+        with on_laptop():
             if _is_same(path, there.get(relative)):
                 continue
             root = _push_one(session, path, f"{base}/{relative}", "", relative, say)[: -len(relative) - 1]
@@ -229,15 +229,16 @@ def _is_same(path: Path, known: FileEntry | None) -> bool:
     facts = path.stat()
     if known is None or known.size_bytes != facts.st_size or (known.mode ^ facts.st_mode) & stat.S_IXUSR:
         return False
-    return known.sha256 == _sha256(path)
+    return known.sha256 == file_digest(path)
 
 
-def _tree(folder: Path) -> Iterator[Path]:
+def tree(folder: Path) -> Iterator[Path]:
+    """Regular files below a folder, sorted, without links and SKIPPED names."""
     for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(f for f in folders if not _is_skipped(f) and not os.path.islink(os.path.join(parent, f)))
+        folders[:] = sorted(f for f in folders if not is_skipped(f) and not os.path.islink(os.path.join(parent, f)))
         for name in sorted(names):
             path = Path(parent) / name
-            if not _is_skipped(name) and stat.S_ISREG(path.lstat().st_mode):
+            if not is_skipped(name) and stat.S_ISREG(path.lstat().st_mode):
                 yield path
 
 
@@ -248,7 +249,8 @@ def _check_sendable(path: Path) -> None:
         raise MoaiError("USAGE", f"the name of {str(path)!r} is not UTF-8 and cannot be sent", "rename it") from error
 
 
-def _is_skipped(name: str) -> bool:
+def is_skipped(name: str) -> bool:
+    """Whether a name never travels."""
     return any(fnmatch(name, pattern) for pattern in SKIPPED)
 
 
@@ -282,7 +284,8 @@ def _push_one(session: Session, local: Path, target: str, name: str, shown: str,
     return str(answer.path)
 
 
-def _sha256(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """Hex SHA-256 of a file."""
     digest = hashlib.sha256()
     with open(path, "rb") as source:
         while block := source.read(1024 * 1024):

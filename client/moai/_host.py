@@ -8,6 +8,7 @@ commands use one service of eight.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -185,9 +186,13 @@ class Host(DeviceControl):
 
         options = options or JobOptions()
         _submit.refuse_unsendable(arguments)
-        _submit.refuse_missing_script(self, arguments, options)
+        message = options.message(self.config)
+        if options.code:
+            message.snapshot, message.snapshot_folder = self.send_code(options.code, options.work)
+        else:
+            _submit.refuse_missing_script(self, arguments, options)
         request = job_pb2.RunCommandRequest(
-            options=options.message(self.config),
+            options=message,
             arguments=list(arguments),
             kind=kind,
             expected_paths=list(expected_paths),
@@ -195,6 +200,17 @@ class Host(DeviceControl):
             log_pattern=log_pattern,
         )
         return self.made(self.session.call(job_pb2_grpc.JobServiceStub, "RunCommand", request, timeout_s=120.0).job)
+
+    def send_code(self, folder: str | os.PathLike[str], work: str = "") -> tuple[str, str]:
+        """Send a snapshot of a folder here: (its id there, the folder inside it that was named).
+
+        Only files that are not there yet travel; what git ignores and secrets do not. Raises MoaiError:
+        FILE_NOT_HERE, USAGE (too large), DISK_FULL.
+        """
+        from moai import _snapshot
+
+        code = _snapshot.collect(Path(folder).expanduser())
+        return _snapshot.send(self.session, code, work or self.config.work), code.inside
 
     def download(
         self, repo: str, options: JobOptions | None = None, *, type: str = "model", revision: str = "", output: str = ""

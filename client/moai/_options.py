@@ -42,7 +42,8 @@ class JobOptions:
         workdir: working folder on the container. accelerator: whose queue to wait in; "" = none.
         max_duration_s: of the whole job; 0 = no limit. request_id: 8 to 128 of ``[A-Za-z0-9_.-]``;
         repeating a request with the same id finds the first job. setup: shell lines run before each
-        command. work: folder for models, datasets and results.
+        command. work: folder for models, datasets and results. code: a folder of the laptop; the command
+        runs in a copy of it (a snapshot, ``moai.Host.send_code``).
     """
 
     name: str = ""
@@ -55,6 +56,7 @@ class JobOptions:
     request_id: str = ""
     setup: str = ""
     work: str = ""
+    code: str | os.PathLike[str] = ""
 
     def message(self, host: HostConfig) -> job_pb2.JobOptions:
         """The wire form, completed from the host's settings. Raises MoaiError (USAGE)."""
@@ -69,6 +71,8 @@ class JobOptions:
                 raise MoaiError("USAGE", f"{name} cannot be a secret: it changes how programs start", f"--setenv {name}=VALUE")
         if self.max_duration_s < 0:
             raise MoaiError("USAGE", f"the longest duration is negative: {self.max_duration_s:g} s", "--max-duration 2h")
+        if self.code and self.workdir:
+            raise MoaiError("USAGE", "a folder to sync and a working folder there were both given", "leave out --workdir, or --sync")
         return job_pb2.JobOptions(
             request_id=request_id,
             name=self.name,

@@ -68,13 +68,14 @@ class LogTable(_Strict):
 
 
 class Project(_Strict):
-    """The whole file. ``path`` is where it lies."""
+    """The whole file. ``path`` is where it lies; ``sync`` a folder relative to it, sent with every command."""
 
     path: Path | None = Field(default=None, exclude=True)
     name: str | None = None
     host: str | None = None
     environment: str | None = None
     workdir: str | None = None
+    sync: str | None = None
     accelerator: str | None = None
     setup: str | None = None
     variables: dict[str, str] = Field(default_factory=dict)

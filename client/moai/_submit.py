@@ -146,7 +146,7 @@ def refuse_missing_script(host: Host, arguments: Sequence[str], options: JobOpti
             raise MoaiError(
                 "SCRIPT_NOT_ON_HOST",
                 f"{word} is on the laptop but not on {host.name} ({path})",
-                f"moai remote push --on {host.name} {word} {path}, or name its folder there with --workdir",
+                "--sync . runs it in a copy of this folder; --workdir DIR names a folder there that has it",
             ) from error
 
 

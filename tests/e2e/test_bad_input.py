@@ -488,7 +488,7 @@ def test_a_script_that_is_here_but_not_there(world):
     shutil.copy(world.work / "train.py", world.work / "sub" / "deep.py")
     for words, where in ((("--", "python", "train.py"), "~/train.py"), (("--workdir", "/tmp", "--", "python", "-u", "sub/deep.py"), "/tmp/sub/deep.py")):
         script = where.split("/", 1)[1] if where.startswith("~") else "sub/deep.py"
-        names_ = (script, "on the laptop but not on box", f"moai remote push --on box {script} {where}")
+        names_ = (script, "on the laptop but not on box", "--sync . runs it in a copy")
         world.refused("run", *words, code=USAGE, reason="SCRIPT_NOT_ON_HOST", names=names_)
         world.refused("train", *words, code=USAGE, reason="SCRIPT_NOT_ON_HOST", names=names_)
 

@@ -55,6 +55,14 @@ def _own(place: Place, name: str, module: str, inputs: Dict[str, Any], python: s
     return dict({"name": name, "module": module, "argv": argv, "inputs": inputs, "cwd": place.cwd}, **more)
 
 
+def code_step(place: Place, snapshot: Any, copy: str) -> Dict[str, Any]:
+    """Lay out this job's own copy of a snapshot; first of its steps."""
+    inputs = {"manifest": snapshot.manifest, "contents": snapshot.contents, "target": copy}
+    step = _own(place, "code", "code", inputs, sys.executable)
+    step["cwd"] = "/"  # The working folder of the others is made by this one.
+    return step
+
+
 def download(place: Place, name: str, repo: str, kind: str, revision: str, output: str = "") -> Dict[str, Any]:
     """Fetch a repository; runs on the agent's own Python because it needs nothing else."""
     inputs = {

@@ -18,6 +18,7 @@ from moai_agent import work
 from moai_agent.errors import AgentError
 from moai_agent.jobs import names, plans
 from moai_agent.jobs.store import Entry, request_digest
+from moai_agent.snapshots import Snapshots
 
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9_.-]{8,128}$")
 _VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
@@ -67,12 +68,15 @@ class Request:
             store.respawn_if_unstarted(existing, self._private(variables))
             return existing
         job_id = next(c for c in names.candidates(self.options.request_id) if not os.path.exists(store.host.job(c).path))
-        cwd = self._workdir(variables)
+        folder = self._work(variables)
+        snapshot = self._snapshot(folder)
+        copy = os.path.join(folder, "code", "jobs", job_id)
+        cwd = os.path.join(copy, self.options.snapshot_folder) if snapshot else self._workdir(variables)
         place = plans.Place(
             job_path=store.host.job(job_id).path,
             main_py=config.main_py,
             python=environment.python,
-            work=self._work(variables),
+            work=folder,
             hf_home="",
             endpoint="",
             cwd=cwd,
@@ -82,6 +86,8 @@ class Request:
         place.endpoint = self.extra.pop("endpoint", "") or given.get("HF_ENDPOINT") or variables.get("HF_ENDPOINT") or ""
         place.endpoint = (place.endpoint or _PUBLIC_HUB).rstrip("/")
         steps, output = make_plan(place)
+        if snapshot:
+            steps.insert(0, plans.code_step(place, snapshot, copy))
         for step in steps:
             self._complete(step, place, given)
         plan = {"schema": jobdir.SCHEMA, "steps": steps, "output": output}
@@ -97,6 +103,20 @@ class Request:
     def _work(self, variables: Dict[str, str]) -> str:
         home = variables.get("HOME") or os.path.expanduser("~")
         return work.asked(self.options.work, home) or work.folder(self.agent.config)
+
+    def _snapshot(self, folder: str) -> Optional[Snapshots]:
+        if not self.options.snapshot:
+            return None
+        if self.options.workdir:
+            raise AgentError("USAGE", "a snapshot and a working folder were both given", "leave one out")
+        inside = os.path.normpath("/" + self.options.snapshot_folder)[1:]
+        if self.options.snapshot_folder and inside != self.options.snapshot_folder:
+            raise AgentError("USAGE", "%r is no folder inside a snapshot" % self.options.snapshot_folder, "name one inside")
+        snapshots = Snapshots(folder)
+        missing = snapshots.missing_of(self.options.snapshot)
+        if missing:
+            raise AgentError("FILE_NOT_FOUND", "the snapshot lacks %d files" % missing, "submit again: they are sent then")
+        return snapshots.named(self.options.snapshot)
 
     def _workdir(self, variables: Dict[str, str]) -> str:
         home = variables.get("HOME") or os.path.expanduser("~")

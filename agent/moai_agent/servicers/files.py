@@ -1,17 +1,20 @@
 """FileService: one file at a time, verified, published by rename."""
 
 import asyncio
+import contextlib
+import errno
 import hashlib
 import os
 import re
 import stat
-from typing import Any, AsyncIterator, List
+from typing import Any, AsyncIterator, Iterator, List
 
 from moai_proto.v1 import file_pb2, file_pb2_grpc
 from moai_worker import jobdir
 
 from moai_agent import work
 from moai_agent.errors import AgentError
+from moai_agent.snapshots import Snapshots
 
 _CHUNK = 512 * 1024
 _MAX_FILES = 100000
@@ -19,6 +22,17 @@ _NAME = re.compile(r"^[^/\0]{1,200}$")
 _SHA256 = re.compile(r"^[0-9a-f]{64}\Z")
 #: What a file is called until it is whole; left behind only by an agent that was killed.
 _PART = ".moai-part-"
+
+_MAX_CONTENT = 64 * 1024 * 1024
+
+
+@contextlib.contextmanager
+def _disk_errors(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = "DISK_FULL" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "HOME_NOT_WRITABLE"
+        raise AgentError(reason, "%s cannot be kept: %s" % (what, error.strerror), "free some space there")
 
 
 class FileServicer(file_pb2_grpc.FileServiceServicer):
@@ -139,6 +153,42 @@ class FileServicer(file_pb2_grpc.FileServiceServicer):
                 os.close(fd)
             if temp and os.path.exists(temp):
                 os.unlink(temp)
+
+    def _snapshots(self, asked: str) -> Snapshots:
+        home = self._agent.registry.login().get("HOME") or os.path.expanduser("~")
+        return Snapshots(work.asked(asked, home) or work.folder(self._agent.config))
+
+    async def PlanSnapshot(
+        self, request: file_pb2.PlanSnapshotRequest, context: Any
+    ) -> file_pb2.PlanSnapshotResponse:
+        """Registered at once; contents follow."""
+        loop = asyncio.get_running_loop()
+        with _disk_errors("the snapshot"):
+            snapshot, missing = await loop.run_in_executor(
+                None, lambda: self._snapshots(request.work).plan(request.files)
+            )
+        return file_pb2.PlanSnapshotResponse(id=snapshot, missing=missing)
+
+    async def PutContents(
+        self, request_iterator: AsyncIterator[file_pb2.PutContentsRequest], context: Any
+    ) -> file_pb2.PutContentsResponse:
+        """Content after content; small files of code, so each is held until its digest is known."""
+        loop = asyncio.get_running_loop()
+        snapshots: Any = None
+        sha256, pieces, size, count = "", [], 0, 0
+        with _disk_errors("the snapshot"):
+            async for message in request_iterator:
+                if snapshots is None:
+                    snapshots = await loop.run_in_executor(None, self._snapshots, message.work)
+                sha256 = message.sha256 or sha256
+                pieces.append(message.data)
+                size += len(message.data)
+                if size > _MAX_CONTENT:
+                    raise AgentError("USAGE", "a file of the snapshot is larger than 64 MiB", "list it in .gitignore; push it apart")
+                if message.last:
+                    await loop.run_in_executor(None, snapshots.put, sha256, pieces)
+                    sha256, pieces, size, count = "", [], 0, count + 1
+        return file_pb2.PutContentsResponse(count=count)
 
     def _find(self, wanted: file_pb2.PutFilesRequest) -> file_pb2.PutFilesResponse:
         if not _SHA256.match(wanted.sha256):

@@ -20,6 +20,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 Setenv = Annotated[list[str], typer.Option("-e", "--setenv", metavar="K=V", help="Variable of the job; repeatable.")]
 Secret = Annotated[list[str], typer.Option("--secret", metavar="NAME", help="Variable from here, kept in memory there; repeatable.")]
 Workdir = Annotated[str, typer.Option("--workdir", metavar="DIR", help="Working folder there; default: home.")]
+Sync = Annotated[str, typer.Option("--sync", metavar="DIR", help="Run in a copy of this folder of the laptop; often '.'.")]
 Detach = Annotated[bool, typer.Option("--detach", "-d", help="Print the job's id and leave.")]
 Name = Annotated[str, typer.Option("--name", help="A name for people; JOB arguments take it too.")]
 MaxDuration = Annotated[str, typer.Option("--max-duration", metavar="TIME", help="End the job after 90s, 15m, 2h, 1d.")]
@@ -43,11 +44,16 @@ def options(
     max_duration: str = "",
     request_id: str = "",
     setup: str = "",
+    sync: str = "",
 ) -> moai.JobOptions:
     """JobOptions from flags, with moai.toml below them. Raises UsageError."""
     if "=" in env:
         raise moai.UsageError("USAGE", f"--env chooses an environment and takes no K=V ({env})", f"--setenv {env}")
     project = moai.load_project()
+    if sync and workdir:
+        raise moai.UsageError("USAGE", "--sync runs in a copy of its own and --workdir in a folder there", "leave one of them out")
+    if not sync and not workdir and project and project.sync and project.path:
+        sync = str(project.path.parent / project.sync)
     variables = dict(project.variables) if project else {}
     variables.update(pairs(setenv or [], "--setenv"))
     wanted = list(dict.fromkeys([*(project.secrets if project else []), *(secret or [])]))
@@ -56,11 +62,12 @@ def options(
         environment=env or (project.environment if project else "") or "",
         variables=variables,
         secrets={one: secret_value(one) for one in wanted},
-        workdir=workdir or (project.workdir if project else "") or "",
+        workdir="" if sync else workdir or (project.workdir if project else "") or "",
         accelerator=accelerator or (project.accelerator if project else "") or "",
         max_duration_s=seconds(max_duration, "--max-duration") if max_duration else 0.0,
         request_id=request_id,
         setup=setup or (project.setup if project else "") or "",
+        code=sync,
     )
 
 
@@ -119,6 +126,7 @@ def run(
     exit_code: ExitCode = "moai",
     no_link: NoLink = False,
     any_host: Any_ = False,
+    sync: Sync = "",
 ) -> None:
     """Run a command as a job; its log comes here, its exit code decides ours.
 
@@ -127,7 +135,7 @@ def run(
     own = own_code(exit_code)
     command_options = options(
         name=name, env=env, setenv=setenv, secret=secret, workdir=workdir, accelerator=accelerator,
-        max_duration=max_duration, request_id=request_id, setup=setup,
+        max_duration=max_duration, request_id=request_id, setup=setup, sync=sync,
     )  # fmt: skip
     if len(moai.config().pick(on)) > 1:
         fleet = moai.Fleet(on, prompts=prompts(), say=connecting)

@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18moai_proto/v1/file.proto\x12\rmoai_proto.v1\"K\n\tFileEntry\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x0c\n\x04mode\x18\x04 \x01(\x05\":\n\x13\x43ompareFilesRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x15\n\rdigest_wanted\x18\x02 \x01(\x08\"^\n\x14\x43ompareFilesResponse\x12\x0c\n\x04root\x18\x01 \x01(\t\x12\x0f\n\x07is_file\x18\x02 \x01(\x08\x12\'\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x18.moai_proto.v1.FileEntry\"m\n\x0fPutFilesRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12\x0c\n\x04mode\x18\x06 \x01(\x05\" \n\x10PutFilesResponse\x12\x0c\n\x04path\x18\x01 \x01(\t\"/\n\x0fGetFilesRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\" \n\x10GetFilesResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\x84\x02\n\x0b\x46ileService\x12W\n\x0c\x43ompareFiles\x12\".moai_proto.v1.CompareFilesRequest\x1a#.moai_proto.v1.CompareFilesResponse\x12M\n\x08PutFiles\x12\x1e.moai_proto.v1.PutFilesRequest\x1a\x1f.moai_proto.v1.PutFilesResponse(\x01\x12M\n\x08GetFiles\x12\x1e.moai_proto.v1.GetFilesRequest\x1a\x1f.moai_proto.v1.GetFilesResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18moai_proto/v1/file.proto\x12\rmoai_proto.v1\"K\n\tFileEntry\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x0c\n\x04mode\x18\x04 \x01(\x05\":\n\x13\x43ompareFilesRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x15\n\rdigest_wanted\x18\x02 \x01(\x08\"^\n\x14\x43ompareFilesResponse\x12\x0c\n\x04root\x18\x01 \x01(\t\x12\x0f\n\x07is_file\x18\x02 \x01(\x08\x12\'\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x18.moai_proto.v1.FileEntry\"m\n\x0fPutFilesRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12\x0c\n\x04mode\x18\x06 \x01(\x05\" \n\x10PutFilesResponse\x12\x0c\n\x04path\x18\x01 \x01(\t\"/\n\x0fGetFilesRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\" \n\x10GetFilesResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"T\n\x0cSnapshotFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x12\n\nexecutable\x18\x04 \x01(\x08\"O\n\x13PlanSnapshotRequest\x12*\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x1b.moai_proto.v1.SnapshotFile\x12\x0c\n\x04work\x18\x02 \x01(\t\"3\n\x14PlanSnapshotResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07missing\x18\x02 \x03(\t\"N\n\x12PutContentsRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0c\n\x04last\x18\x03 \x01(\x08\x12\x0c\n\x04work\x18\x04 \x01(\t\"$\n\x13PutContentsResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x05\x32\xb5\x03\n\x0b\x46ileService\x12W\n\x0c\x43ompareFiles\x12\".moai_proto.v1.CompareFilesRequest\x1a#.moai_proto.v1.CompareFilesResponse\x12M\n\x08PutFiles\x12\x1e.moai_proto.v1.PutFilesRequest\x1a\x1f.moai_proto.v1.PutFilesResponse(\x01\x12M\n\x08GetFiles\x12\x1e.moai_proto.v1.GetFilesRequest\x1a\x1f.moai_proto.v1.GetFilesResponse0\x01\x12W\n\x0cPlanSnapshot\x12\".moai_proto.v1.PlanSnapshotRequest\x1a#.moai_proto.v1.PlanSnapshotResponse\x12V\n\x0bPutContents\x12!.moai_proto.v1.PutContentsRequest\x1a\".moai_proto.v1.PutContentsResponse(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +35,16 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_GETFILESREQUEST']._serialized_end=468
   _globals['_GETFILESRESPONSE']._serialized_start=470
   _globals['_GETFILESRESPONSE']._serialized_end=502
-  _globals['_FILESERVICE']._serialized_start=505
-  _globals['_FILESERVICE']._serialized_end=765
+  _globals['_SNAPSHOTFILE']._serialized_start=504
+  _globals['_SNAPSHOTFILE']._serialized_end=588
+  _globals['_PLANSNAPSHOTREQUEST']._serialized_start=590
+  _globals['_PLANSNAPSHOTREQUEST']._serialized_end=669
+  _globals['_PLANSNAPSHOTRESPONSE']._serialized_start=671
+  _globals['_PLANSNAPSHOTRESPONSE']._serialized_end=722
+  _globals['_PUTCONTENTSREQUEST']._serialized_start=724
+  _globals['_PUTCONTENTSREQUEST']._serialized_end=802
+  _globals['_PUTCONTENTSRESPONSE']._serialized_start=804
+  _globals['_PUTCONTENTSRESPONSE']._serialized_end=840
+  _globals['_FILESERVICE']._serialized_start=843
+  _globals['_FILESERVICE']._serialized_end=1280
 # @@protoc_insertion_point(module_scope)

@@ -70,3 +70,49 @@ class GetFilesResponse(_message.Message):
     DATA_FIELD_NUMBER: _ClassVar[int]
     data: bytes
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
+class SnapshotFile(_message.Message):
+    __slots__ = ("path", "sha256", "size_bytes", "executable")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    EXECUTABLE_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    sha256: str
+    size_bytes: int
+    executable: bool
+    def __init__(self, path: _Optional[str] = ..., sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ..., executable: bool = ...) -> None: ...
+
+class PlanSnapshotRequest(_message.Message):
+    __slots__ = ("files", "work")
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    WORK_FIELD_NUMBER: _ClassVar[int]
+    files: _containers.RepeatedCompositeFieldContainer[SnapshotFile]
+    work: str
+    def __init__(self, files: _Optional[_Iterable[_Union[SnapshotFile, _Mapping]]] = ..., work: _Optional[str] = ...) -> None: ...
+
+class PlanSnapshotResponse(_message.Message):
+    __slots__ = ("id", "missing")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    missing: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, id: _Optional[str] = ..., missing: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class PutContentsRequest(_message.Message):
+    __slots__ = ("sha256", "data", "last", "work")
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    WORK_FIELD_NUMBER: _ClassVar[int]
+    sha256: str
+    data: bytes
+    last: bool
+    work: str
+    def __init__(self, sha256: _Optional[str] = ..., data: _Optional[bytes] = ..., last: bool = ..., work: _Optional[str] = ...) -> None: ...
+
+class PutContentsResponse(_message.Message):
+    __slots__ = ("count",)
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    def __init__(self, count: _Optional[int] = ...) -> None: ...

@@ -30,6 +30,16 @@ class FileServiceStub(object):
                 request_serializer=moai__proto_dot_v1_dot_file__pb2.GetFilesRequest.SerializeToString,
                 response_deserializer=moai__proto_dot_v1_dot_file__pb2.GetFilesResponse.FromString,
                 )
+        self.PlanSnapshot = channel.unary_unary(
+                '/moai_proto.v1.FileService/PlanSnapshot',
+                request_serializer=moai__proto_dot_v1_dot_file__pb2.PlanSnapshotRequest.SerializeToString,
+                response_deserializer=moai__proto_dot_v1_dot_file__pb2.PlanSnapshotResponse.FromString,
+                )
+        self.PutContents = channel.stream_unary(
+                '/moai_proto.v1.FileService/PutContents',
+                request_serializer=moai__proto_dot_v1_dot_file__pb2.PutContentsRequest.SerializeToString,
+                response_deserializer=moai__proto_dot_v1_dot_file__pb2.PutContentsResponse.FromString,
+                )
 
 
 class FileServiceServicer(object):
@@ -58,6 +68,22 @@ class FileServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PlanSnapshot(self, request, context):
+        """Registers a snapshot of a folder and tells which contents are missing.
+        Repeatable; the id is a function of the files.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutContents(self, request_iterator, context):
+        """Sends missing contents, one after the other; each is checked against its
+        digest before it counts. Repeatable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FileServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -75,6 +101,16 @@ def add_FileServiceServicer_to_server(servicer, server):
                     servicer.GetFiles,
                     request_deserializer=moai__proto_dot_v1_dot_file__pb2.GetFilesRequest.FromString,
                     response_serializer=moai__proto_dot_v1_dot_file__pb2.GetFilesResponse.SerializeToString,
+            ),
+            'PlanSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanSnapshot,
+                    request_deserializer=moai__proto_dot_v1_dot_file__pb2.PlanSnapshotRequest.FromString,
+                    response_serializer=moai__proto_dot_v1_dot_file__pb2.PlanSnapshotResponse.SerializeToString,
+            ),
+            'PutContents': grpc.stream_unary_rpc_method_handler(
+                    servicer.PutContents,
+                    request_deserializer=moai__proto_dot_v1_dot_file__pb2.PutContentsRequest.FromString,
+                    response_serializer=moai__proto_dot_v1_dot_file__pb2.PutContentsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -135,5 +171,39 @@ class FileService(object):
         return grpc.experimental.unary_stream(request, target, '/moai_proto.v1.FileService/GetFiles',
             moai__proto_dot_v1_dot_file__pb2.GetFilesRequest.SerializeToString,
             moai__proto_dot_v1_dot_file__pb2.GetFilesResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def PlanSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/moai_proto.v1.FileService/PlanSnapshot',
+            moai__proto_dot_v1_dot_file__pb2.PlanSnapshotRequest.SerializeToString,
+            moai__proto_dot_v1_dot_file__pb2.PlanSnapshotResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def PutContents(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(request_iterator, target, '/moai_proto.v1.FileService/PutContents',
+            moai__proto_dot_v1_dot_file__pb2.PutContentsRequest.SerializeToString,
+            moai__proto_dot_v1_dot_file__pb2.PutContentsResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

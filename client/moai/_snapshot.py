@@ -1,0 +1,172 @@
+"""Code of the laptop for a job: which files, what they contain, and sending only what is missing there.
+
+A snapshot is a list of paths and digests; a job gets a copy of its own, so that a later edit or snapshot
+never changes a job that waits in a queue. Which files is git's decision (its ignore rules, also outside a
+repository); secrets and version control never travel. Runs in the caller's process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moai_proto.v1 import file_pb2, file_pb2_grpc
+
+from moai import _files
+from moai._errors import MoaiError
+
+if TYPE_CHECKING:
+    from moai._rpc import Session
+
+MAX_FILES = 20000
+MAX_FILE_BYTES = 64 * 1024 * 1024
+MAX_BYTES = 1024 * 1024 * 1024
+_CHUNK = 512 * 1024
+_GIT_S = 60.0
+_RETRIES = 3
+
+
+@dataclass(frozen=True)
+class Code:
+    """A folder as it is now: files (path, digest, size, executable), where each content lies, and sizes.
+
+    ``root`` is the repository's top (else the folder itself), ``inside`` the folder below it that was
+    named. ``left_out`` are names that were not taken: links, devices, secrets.
+    """
+
+    root: Path
+    inside: str
+    files: tuple[file_pb2.SnapshotFile, ...]
+    sources: dict[str, Path | bytes]
+    size_bytes: int
+    left_out: tuple[str, ...]
+
+
+def collect(folder: Path) -> Code:
+    """Read a folder. Raises MoaiError: FILE_NOT_HERE; USAGE for what is too large or cannot be named."""
+    if not folder.is_dir():
+        raise MoaiError("FILE_NOT_HERE", f"{folder} is no folder on the laptop", "--sync DIR, often --sync .")
+    folder = folder.resolve()
+    top = _git(folder, "rev-parse", "--show-toplevel")
+    root = Path(os.fsdecode(top.rstrip(b"\n"))) if top else folder
+    inside = folder.relative_to(root).as_posix() if folder != root else ""
+    files: dict[str, file_pb2.SnapshotFile] = {}
+    sources: dict[str, Path | bytes] = {}
+    left_out: list[str] = []
+    total = 0
+    for relative in _names(root, bool(top)):
+        path = root / relative
+        try:
+            facts = path.lstat()
+        except FileNotFoundError:
+            continue  # Deleted, but still in git's index.
+        if not stat.S_ISREG(facts.st_mode) or any(_files.is_skipped(part) for part in Path(relative).parts):
+            left_out.append(relative)
+            continue
+        total += facts.st_size
+        _check(root, relative, facts.st_size, total, len(files))
+        with _files.on_laptop():
+            digest = _files.file_digest(path)
+        files[relative] = file_pb2.SnapshotFile(
+            path=relative, sha256=digest, size_bytes=facts.st_size, executable=bool(facts.st_mode & stat.S_IXUSR)
+        )
+        sources[digest] = path
+    if not files:
+        raise MoaiError("FILE_NOT_HERE", f"{folder} holds no file to send", f"these never travel: {', '.join(_files.SKIPPED)}, and what .gitignore names")
+    if top:
+        for name, content in _record(root):
+            digest = hashlib.sha256(content).hexdigest()
+            files[name] = file_pb2.SnapshotFile(path=name, sha256=digest, size_bytes=len(content))
+            sources[digest] = content
+            total += len(content)
+    return Code(root, inside, tuple(files[name] for name in sorted(files)), sources, total, tuple(left_out))
+
+
+def send(session: Session, code: Code, work: str) -> str:
+    """Register it on the container and send what is missing there; its id. Raises MoaiError.
+
+    A file that changes while it is read is refused there by its digest (DOWNLOAD_CORRUPT).
+    """
+    request = file_pb2.PlanSnapshotRequest(files=code.files, work=work)
+    answer = session.call(file_pb2_grpc.FileServiceStub, "PlanSnapshot", request, timeout_s=120.0)
+    for _ in range(_RETRIES):
+        missing = list(answer.missing)
+        if not missing:
+            break
+        with _files.on_laptop():
+            session.upload(
+                file_pb2_grpc.FileServiceStub, "PutContents", lambda: _contents(code, missing, work), timeout_s=3600.0  # noqa: B023
+            )
+        answer = session.call(file_pb2_grpc.FileServiceStub, "PlanSnapshot", request, timeout_s=120.0)
+    if answer.missing:
+        raise MoaiError("DOWNLOAD_CORRUPT", f"{len(answer.missing)} files of {code.root} did not arrive", "submit again")
+    return str(answer.id)
+
+
+def _contents(code: Code, missing: list[str], work: str) -> Iterator[file_pb2.PutContentsRequest]:
+    for digest in missing:
+        source = code.sources[digest]
+        content = source.read_bytes() if isinstance(source, Path) else source
+        for start in range(0, len(content) or 1, _CHUNK):
+            piece = content[start : start + _CHUNK]
+            last = start + _CHUNK >= len(content)
+            yield file_pb2.PutContentsRequest(sha256=digest if start == 0 else "", data=piece, last=last, work=work)
+
+
+def _check(root: Path, relative: str, size: int, total: int, count: int) -> None:
+    if size > MAX_FILE_BYTES:
+        raise MoaiError(
+            "USAGE", f"{relative} has {size / 1e6:.0f} MB; code files have at most {MAX_FILE_BYTES / 1e6:.0f} MB",
+            f"name it in {root}/.gitignore, and send data with moai remote push",
+        )  # fmt: skip
+    if total > MAX_BYTES or count >= MAX_FILES:
+        raise MoaiError(
+            "USAGE", f"{root} is too large for code: more than {MAX_FILES} files or {MAX_BYTES / 1e9:.1f} GB",
+            f"name its data in {root}/.gitignore, or sync a smaller folder",
+        )  # fmt: skip
+    try:
+        relative.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise MoaiError("USAGE", f"the name of {relative!r} is not UTF-8 and cannot be sent", "rename it") from error
+
+
+def _names(root: Path, is_repository: bool) -> list[str]:
+    """Relative names by git's ignore rules; without git, all of the folder but SKIPPED."""
+    asked = ("ls-files", "-z", "--others", "--exclude-standard")
+    if is_repository:
+        found = _git(root, *asked, "--cached")
+    else:
+        with tempfile.TemporaryDirectory(prefix="moai-") as empty:
+            made = _git(root, "init", "--quiet", "--bare", empty)
+            found = None if made is None else _git(root, f"--git-dir={empty}", f"--work-tree={root}", *asked)
+    if found is None:
+        return [path.relative_to(root).as_posix() for path in _files.tree(root)]
+    return sorted({os.fsdecode(name) for name in found.split(b"\0") if name})
+
+
+def _record(root: Path) -> Iterator[tuple[str, bytes]]:
+    """What the copy cannot tell of itself: the commit, and how the files differ from it."""
+    commit = _git(root, "rev-parse", "HEAD")
+    if commit:
+        yield ".moai/commit", commit
+        changes = _git(root, "diff", "--no-color", "--no-ext-diff", "HEAD", "--", ".", *(f":(exclude,glob)**/{n}" for n in _files.SKIPPED))
+        if changes and len(changes) <= MAX_FILE_BYTES:
+            yield ".moai/dirty.diff", changes
+
+
+def _git(folder: Path, *arguments: str) -> bytes | None:
+    """Output of git, or None: no git, no repository, or it failed."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], stdin=subprocess.DEVNULL, capture_output=True, timeout=_GIT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None

@@ -1,0 +1,108 @@
+"""Which files of the laptop are code: git's rules, inside and outside a repository; nothing secret."""
+
+import subprocess
+
+import moai
+import pytest
+from moai import _snapshot
+
+
+def write(folder, **files):
+    """Files by name; ``__`` in a keyword is a folder."""
+    for name, text in files.items():
+        path = folder / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def git(folder, *arguments):
+    """Run git as somebody."""
+    who = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", "-C", str(folder), *who, *arguments], check=True, capture_output=True)
+
+
+def names(code):
+    """Paths of a snapshot."""
+    return [file.path for file in code.files]
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """A repository with an ignored folder, a secret, a change and a new file."""
+    write(tmp_path, train_py="print(1)", src__model_py="x = 1", data__rows="r" * 1000)
+    (tmp_path / ".gitignore").write_text("data/\n")
+    (tmp_path / ".env").write_text("TOKEN=hf_secret\n")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "-f", ".")
+    git(tmp_path, "rm", "-q", "-r", "--cached", "data")
+    git(tmp_path, "commit", "-qm", "one")
+    (tmp_path / ".env").write_text("TOKEN=hf_other_secret\n")
+    write(tmp_path, train_py="print(2)", new_py="new")
+    return tmp_path
+
+
+def test_a_repository_travels_by_its_ignore_rules_with_commit_and_changes(repository):
+    code = _snapshot.collect(repository)
+    assert names(code) == [".gitignore", ".moai/commit", ".moai/dirty.diff", "new_py", "src/model_py", "train_py"]
+    assert code.left_out == (".env",)
+    by_name = {file.path: code.sources[file.sha256] for file in code.files}
+    head = subprocess.run(["git", "-C", repository, "rev-parse", "HEAD"], capture_output=True, check=True).stdout
+    assert by_name[".moai/commit"] == head
+    assert b"+print(2)" in by_name[".moai/dirty.diff"]
+    assert b"hf_" not in by_name[".moai/dirty.diff"], "a secret must not leave in the diff either"
+
+
+def test_a_folder_inside_a_repository_takes_its_whole_and_names_itself(repository):
+    code = _snapshot.collect(repository / "src")
+    assert code.inside == "src"
+    assert "train_py" in names(code)
+
+
+def test_outside_a_repository_the_ignore_rules_hold_too(tmp_path):
+    write(tmp_path, train_py="1", out__big="x", venv__lib="x")
+    (tmp_path / ".gitignore").write_text("out/\n")
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    code = _snapshot.collect(tmp_path)
+    assert names(code) == [".gitignore", "train_py", "venv/lib"]
+    assert code.left_out == ("link",)
+
+
+def test_without_git_all_but_what_never_travels(tmp_path, monkeypatch):
+    write(tmp_path, train_py="1")
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "python").write_text("x")
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert names(_snapshot.collect(tmp_path)) == ["train_py"]
+
+
+def test_the_same_content_is_the_same_list_and_a_change_is_another(tmp_path):
+    write(tmp_path, a="1", b="1")
+    first = _snapshot.collect(tmp_path)
+    assert len(first.sources) == 1, "one content for two names"
+    assert _snapshot.collect(tmp_path).files == first.files
+    write(tmp_path, b="2")
+    assert _snapshot.collect(tmp_path).files != first.files
+
+
+def test_what_is_too_large_for_code_is_named(tmp_path, monkeypatch):
+    write(tmp_path, train_py="1", weights="x" * 2000)
+    monkeypatch.setattr(_snapshot, "MAX_FILE_BYTES", 1000)
+    with pytest.raises(moai.MoaiError, match=r"weights has .* MB") as caught:
+        _snapshot.collect(tmp_path)
+    assert ".gitignore" in caught.value.next
+    monkeypatch.setattr(_snapshot, "MAX_FILE_BYTES", 10000)
+    monkeypatch.setattr(_snapshot, "MAX_FILES", 1)
+    with pytest.raises(moai.MoaiError, match="too large for code"):
+        _snapshot.collect(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["missing", "file"])
+def test_what_is_no_folder_is_said(tmp_path, name):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(moai.MoaiError, match="no folder on the laptop"):
+        _snapshot.collect(tmp_path / name)
+
+
+def test_an_empty_folder_is_said(tmp_path):
+    with pytest.raises(moai.MoaiError, match="holds no file"):
+        _snapshot.collect(tmp_path)

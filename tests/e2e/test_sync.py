@@ -1,0 +1,115 @@
+"""``--sync``: a command runs in its own copy of the laptop's folder, of which only changes travel."""
+
+import subprocess
+
+import moai
+import pytest
+from fakes.box import Box
+from fakes.sshd import find_sshd
+from moai_proto.v1 import file_pb2, file_pb2_grpc
+
+
+@pytest.fixture(scope="module")
+def synced(tmp_path_factory):
+    """A container with its agent up."""
+    if find_sshd() is None:
+        pytest.skip("SKIPPED LOUDLY: sshd is not installed (apt-get install openssh-server)")
+    with Box(tmp_path_factory.mktemp("sync"), look_alike=False) as box:
+        assert box.moai("remote", "up").returncode == 0
+        yield box
+
+
+@pytest.fixture
+def box(synced, as_laptop):
+    """The container; this process uses its laptop."""
+    as_laptop(synced.laptop)
+    return synced
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder with a program that reads its neighbours."""
+    folder = tmp_path / "project"
+    (folder / "lib").mkdir(parents=True)
+    (folder / "lib" / "part.txt").write_text("first\n")
+    (folder / "main.sh").write_text("cat lib/part.txt; pwd; cat .moai/snapshot\n")
+    (folder / "tool").write_text("#!/bin/sh\necho tool ran\n")
+    (folder / "tool").chmod(0o755)
+    return folder
+
+
+def put(host, requests):
+    """PutContents by hand; the MoaiError it ends with."""
+    with pytest.raises(moai.MoaiError) as caught:
+        host.session.upload(file_pb2_grpc.FileServiceStub, "PutContents", lambda: requests, timeout_s=60.0)
+    return caught.value
+
+
+def test_a_command_runs_in_a_copy_of_its_own(box, project):
+    done = box.moai("remote", "run", "--sync", str(project), "--", "sh", "main.sh")
+    assert done.returncode == 0, done.stderr
+    text, folder, snapshot = done.stdout.decode().split("\n")[:3]
+    assert text == "first" and "/code/jobs/" in folder and len(snapshot) == 32
+    assert box.moai("remote", "run", "--sync", str(project), "--", "./tool").stdout == b"tool ran\n", "modes travel"
+
+
+def test_a_folder_inside_is_where_it_runs(box, project):
+    subprocess.run(["git", "init", "-q", project], check=True)
+    done = box.moai("remote", "run", "--sync", str(project / "lib"), "--", "sh", "-c", "cat part.txt; ls ..")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == b"first\nlib\nmain.sh\ntool\n"
+
+
+def test_a_later_change_never_reaches_a_job_that_waits(box, project):
+    gate = box.home / "go"
+    wait = f"while [ ! -e {gate} ]; do sleep 0.05; done; cat lib/part.txt"
+    with moai.connect("box") as host:
+        first = host.run(["sh", "-c", wait], moai.JobOptions(code=project))
+        (project / "lib" / "part.txt").write_text("second\n")
+        second = host.run(["sh", "-c", wait], moai.JobOptions(code=project))
+        gate.touch()
+        assert first.wait(timeout=60).state == "SUCCEEDED" and second.wait(timeout=60).state == "SUCCEEDED"
+        assert b"".join(first.log()).strip().endswith(b"first")
+        assert b"".join(second.log()).strip().endswith(b"second")
+
+
+def test_only_what_changed_travels(box, project, monkeypatch):
+    with moai.connect("box") as host:
+        first, _ = host.send_code(project)
+        (project / "new.txt").write_text("something new\n")
+        sent = []
+        upload = host.session.upload
+        monkeypatch.setattr(host.session, "upload", lambda stub, m, requests, **k: upload(stub, m, lambda: [sent.append(r) or r for r in requests()], **k))
+        second, _ = host.send_code(project)
+        assert second != first and [r.data for r in sent] == [b"something new\n"]
+        sent.clear()
+        assert host.send_code(project)[0] == second and not sent, "nothing new, nothing sent"
+
+
+def test_a_content_that_is_not_its_digest_is_refused(box):
+    with moai.connect("box") as host:
+        error = put(host, [file_pb2.PutContentsRequest(sha256="a" * 64, data=b"other", last=True)])
+        assert error.reason == "DOWNLOAD_CORRUPT"
+        assert put(host, [file_pb2.PutContentsRequest(sha256="../../x", data=b"o", last=True)]).reason == "USAGE"
+
+
+@pytest.mark.parametrize("path", ["../x", "/etc/x", "a//b", "a/./b", "", "a/../../b", "x" * 5000])
+def test_a_path_that_leads_out_is_refused(box, path):
+    file = file_pb2.SnapshotFile(path=path, sha256="a" * 64, size_bytes=1)
+    with moai.connect("box") as host, pytest.raises(moai.MoaiError) as caught:
+        host.session.call(file_pb2_grpc.FileServiceStub, "PlanSnapshot", file_pb2.PlanSnapshotRequest(files=[file]))
+    assert caught.value.reason == "USAGE"
+
+
+def test_sync_and_workdir_are_not_both(box, project):
+    done = box.moai("remote", "run", "--sync", str(project), "--workdir", "~", "--", "true")
+    assert done.returncode == 2 and b"--workdir" in done.stderr
+
+
+def test_moai_toml_syncs_its_folder(box, project):
+    (project / "moai.toml").write_text('sync = "."\n')
+    done = subprocess.run(
+        [*box.laptop.argv, "remote", "run", "--", "cat", "lib/part.txt"],
+        env=box.laptop.env, cwd=project / "lib", stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, b"first\n"), done.stderr
