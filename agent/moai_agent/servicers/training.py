@@ -8,7 +8,7 @@ from typing import Any
 
 from moai_proto.v1 import training_pb2, training_pb2_grpc
 
-from moai_agent import convert, work
+from moai_agent import convert, needs, work
 from moai_agent.jobs import plans, submit
 
 
@@ -48,6 +48,13 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
             environment_reason=why,
             output=output,
         )
+
+    async def EstimateTraining(
+        self, request: training_pb2.EstimateTrainingRequest, context: Any
+    ) -> training_pb2.EstimateTrainingResponse:
+        """Asks the Hub and the device tool; nothing is written."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(None, needs.estimate, self._agent, request)
 
     async def StartTraining(
         self, request: training_pb2.StartTrainingRequest, context: Any

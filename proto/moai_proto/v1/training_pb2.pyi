@@ -62,6 +62,74 @@ class PlanTrainingResponse(_message.Message):
     output: str
     def __init__(self, plan_json: _Optional[str] = ..., environment: _Optional[str] = ..., environment_reason: _Optional[str] = ..., output: _Optional[str] = ...) -> None: ...
 
+class EstimateTrainingRequest(_message.Message):
+    __slots__ = ("training", "rows", "token", "environment", "work", "quick")
+    TRAINING_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    WORK_FIELD_NUMBER: _ClassVar[int]
+    QUICK_FIELD_NUMBER: _ClassVar[int]
+    training: TrainingSpec
+    rows: int
+    token: str
+    environment: str
+    work: str
+    quick: bool
+    def __init__(self, training: _Optional[_Union[TrainingSpec, _Mapping]] = ..., rows: _Optional[int] = ..., token: _Optional[str] = ..., environment: _Optional[str] = ..., work: _Optional[str] = ..., quick: bool = ...) -> None: ...
+
+class Figure(_message.Message):
+    __slots__ = ("name", "value", "unit", "evidence", "text")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: float
+    unit: str
+    evidence: str
+    text: str
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ..., unit: _Optional[str] = ..., evidence: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
+
+class Concern(_message.Message):
+    __slots__ = ("code", "text")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    code: str
+    text: str
+    def __init__(self, code: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
+
+class EstimateTrainingResponse(_message.Message):
+    __slots__ = ("commit", "model_type", "gated", "figures", "concerns", "recommended_flavor", "recommended_batch_size", "guide_model", "provider", "flavor", "memory_total_mib", "folder", "free_bytes")
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    MODEL_TYPE_FIELD_NUMBER: _ClassVar[int]
+    GATED_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
+    CONCERNS_FIELD_NUMBER: _ClassVar[int]
+    RECOMMENDED_FLAVOR_FIELD_NUMBER: _ClassVar[int]
+    RECOMMENDED_BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    GUIDE_MODEL_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_FIELD_NUMBER: _ClassVar[int]
+    FLAVOR_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_TOTAL_MIB_FIELD_NUMBER: _ClassVar[int]
+    FOLDER_FIELD_NUMBER: _ClassVar[int]
+    FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    commit: str
+    model_type: str
+    gated: bool
+    figures: _containers.RepeatedCompositeFieldContainer[Figure]
+    concerns: _containers.RepeatedCompositeFieldContainer[Concern]
+    recommended_flavor: str
+    recommended_batch_size: int
+    guide_model: str
+    provider: str
+    flavor: str
+    memory_total_mib: int
+    folder: str
+    free_bytes: int
+    def __init__(self, commit: _Optional[str] = ..., model_type: _Optional[str] = ..., gated: bool = ..., figures: _Optional[_Iterable[_Union[Figure, _Mapping]]] = ..., concerns: _Optional[_Iterable[_Union[Concern, _Mapping]]] = ..., recommended_flavor: _Optional[str] = ..., recommended_batch_size: _Optional[int] = ..., guide_model: _Optional[str] = ..., provider: _Optional[str] = ..., flavor: _Optional[str] = ..., memory_total_mib: _Optional[int] = ..., folder: _Optional[str] = ..., free_bytes: _Optional[int] = ...) -> None: ...
+
 class StartTrainingRequest(_message.Message):
     __slots__ = ("options", "training")
     OPTIONS_FIELD_NUMBER: _ClassVar[int]

@@ -21,6 +21,11 @@ class TrainingServiceStub(object):
                 request_serializer=moai__proto_dot_v1_dot_training__pb2.PlanTrainingRequest.SerializeToString,
                 response_deserializer=moai__proto_dot_v1_dot_training__pb2.PlanTrainingResponse.FromString,
                 )
+        self.EstimateTraining = channel.unary_unary(
+                '/moai_proto.v1.TrainingService/EstimateTraining',
+                request_serializer=moai__proto_dot_v1_dot_training__pb2.EstimateTrainingRequest.SerializeToString,
+                response_deserializer=moai__proto_dot_v1_dot_training__pb2.EstimateTrainingResponse.FromString,
+                )
         self.StartTraining = channel.unary_unary(
                 '/moai_proto.v1.TrainingService/StartTraining',
                 request_serializer=moai__proto_dot_v1_dot_training__pb2.StartTrainingRequest.SerializeToString,
@@ -40,6 +45,15 @@ class TrainingServiceServicer(object):
 
     def PlanTraining(self, request, context):
         """The plan of a training and where each part comes from; nothing is started.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EstimateTraining(self, request, context):
+        """What a training needs: parameters, bytes, flavor, hours, each figure with
+        its evidence. Nothing is started and nothing is written. Fails with the
+        typed reasons of the Hub and MODEL_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -66,6 +80,11 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.PlanTraining,
                     request_deserializer=moai__proto_dot_v1_dot_training__pb2.PlanTrainingRequest.FromString,
                     response_serializer=moai__proto_dot_v1_dot_training__pb2.PlanTrainingResponse.SerializeToString,
+            ),
+            'EstimateTraining': grpc.unary_unary_rpc_method_handler(
+                    servicer.EstimateTraining,
+                    request_deserializer=moai__proto_dot_v1_dot_training__pb2.EstimateTrainingRequest.FromString,
+                    response_serializer=moai__proto_dot_v1_dot_training__pb2.EstimateTrainingResponse.SerializeToString,
             ),
             'StartTraining': grpc.unary_unary_rpc_method_handler(
                     servicer.StartTraining,
@@ -103,6 +122,23 @@ class TrainingService(object):
         return grpc.experimental.unary_unary(request, target, '/moai_proto.v1.TrainingService/PlanTraining',
             moai__proto_dot_v1_dot_training__pb2.PlanTrainingRequest.SerializeToString,
             moai__proto_dot_v1_dot_training__pb2.PlanTrainingResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def EstimateTraining(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/moai_proto.v1.TrainingService/EstimateTraining',
+            moai__proto_dot_v1_dot_training__pb2.EstimateTrainingRequest.SerializeToString,
+            moai__proto_dot_v1_dot_training__pb2.EstimateTrainingResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
