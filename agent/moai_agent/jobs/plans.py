@@ -12,11 +12,13 @@ import sys
 from typing import Any, Dict, List, Optional
 
 from moai_proto.v1 import dataset_pb2, training_pb2
+from moai_worker import templates
 
 #: ORG/NAME or NAME as the Hub allows it, with an optional :CONFIG for datasets.
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?$")
 
 DEFAULT_BLOCK = 1024
+DEFAULT_BATCH = 8
 
 
 class Place:
@@ -86,6 +88,11 @@ def _model(place: Place, steps: List[Dict[str, Any]], model: str, revision: str)
     return {"from": "download", "key": "path"}
 
 
+def is_named(template: str) -> bool:
+    """Whether a template is one of the tutorials', by name."""
+    return templates.ALIASES.get(template.lower(), template.lower()) in templates.NAMED
+
+
 def _key(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:10]
 
@@ -142,6 +149,11 @@ def train_steps(place: Place, spec: training_pb2.TrainingSpec, output: str) -> L
     model_input = next(s for s in steps if s["name"] == "prepare")["inputs"]["model"]
     method = spec.method or "full"
     settings = {key: _value(text) for key, text in spec.settings.items()}
+    batch = spec.batch_size or DEFAULT_BATCH
+    if spec.smoke:
+        # 50 rows are to give three steps whatever the real run's batch is; it need not divide them.
+        settings.pop("gradient_accumulation", None)
+        batch = min(batch, DEFAULT_BATCH)
     inputs: Dict[str, Any] = {
         "model": model_input,
         "dataset": {"from": "prepare", "key": "path"},
@@ -149,7 +161,7 @@ def train_steps(place: Place, spec: training_pb2.TrainingSpec, output: str) -> L
         "method": method,
         "max_steps": max_steps or None,
         "epochs": spec.epochs or 1,
-        "batch_size": spec.batch_size or 8,
+        "batch_size": batch,
         "learning_rate": spec.learning_rate or (1e-4 if method == "lora" else 1e-5),
         "save_steps": 2 if spec.smoke else None,
         "logging_steps": 1,
@@ -160,15 +172,21 @@ def train_steps(place: Place, spec: training_pb2.TrainingSpec, output: str) -> L
         if name in settings:
             inputs[name] = settings.pop(name)
     inputs["settings"] = settings
+    if inputs.get("trust_remote_code"):
+        # The model's own code, its tokenizer's included; a data set's script is not meant.
+        prepare = next(s for s in steps if s["name"] == "prepare")
+        prepare["inputs"].update(trust_remote_code=True, trust_dataset_code=False)
     steps.append(_own(place, "train", "train", inputs, place.python))
     check = {"path": output, "method": method, "model": model_input, "load": bool(spec.smoke)}
+    if inputs.get("trust_remote_code"):
+        check["trust_remote_code"] = True
     steps.append(_own(place, "verify", "verify", check, place.python))
     if spec.smoke:
         trial = {
             "model": output,
             "base_model": model_input,
             "prompts": ["The city council met on Monday to discuss the new library."],
-            "template": "summarize",
+            "template": spec.dataset.template if is_named(spec.dataset.template) else "summarize",
             "max_new_tokens": 24,
             "output": os.path.join(output, "smoke.jsonl"),
         }

@@ -57,7 +57,8 @@ def run(inputs: Dict[str, Any], report: Any) -> Dict[str, Any]:
 
             - ``source``: file or folder; ``config`` (of a Hub dataset), ``split`` (only this one, as training
               data) and ``cache_dir`` (of datasets) belong to it.
-            - ``model``: folder of the model or tokenizer; ``trust_remote_code``, ``pad_token_id``.
+            - ``model``: folder of the model or tokenizer; ``trust_remote_code`` (and ``trust_dataset_code``,
+              by default the same), ``pad_token_id``.
             - ``template``: name, path or text (default ``summarize``); ``block_size``: ids in a row (1024).
             - ``output``: the folder to make; ``file_name``: of the .pt in it; ``torch_attention_mask``: store
               masks in the .pt (None: as the template's tutorial does).
@@ -111,6 +112,8 @@ class _Wanted:
         mask = inputs.get("torch_attention_mask")
         self.torch_mask = self.template.named.attention_mask if mask is None else bool(mask)
         self.trust_remote_code = bool(inputs.get("trust_remote_code"))
+        # Trusting a model's tokenizer need not mean trusting a data set's script.
+        self.trust_dataset_code = bool(inputs.get("trust_dataset_code", self.trust_remote_code))
         self.cache_dir: Optional[str] = inputs.get("cache_dir") or None
         if self.block_size < 2:
             raise StepError(
@@ -185,7 +188,7 @@ def _prepare(wanted: _Wanted, report: Any) -> Dict[str, Any]:
 def _build(wanted: _Wanted, folder: str, report: Any) -> Dict[str, Any]:
     """Fill ``folder`` and return its description (without the key)."""
     report.phase("reading", "reading {}".format(wanted.source))
-    source = open_source(wanted.source, wanted.config, wanted.cache_dir, wanted.trust_remote_code)
+    source = open_source(wanted.source, wanted.config, wanted.cache_dir, wanted.trust_dataset_code)
     plan = _plan_splits(source, wanted)
     for split, _ in plan.values():
         wanted.template.check_columns(split.columns)
