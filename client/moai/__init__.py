@@ -68,13 +68,19 @@ if TYPE_CHECKING:
     from moai._project import load_project as load_project
     from moai._ssh.prompts import Prompter as Prompter
     from moai._ssh.prompts import TerminalPrompts as TerminalPrompts
+    from moai._tutorials import Pin as Pin
+    from moai._tutorials import Tutorial as Tutorial
+    from moai._tutorials import tutorial as tutorial
+    from moai._tutorials import tutorials as tutorials
     from moai._types import Check as Check
+    from moai._types import Concern as Concern
     from moai._types import Device as Device
     from moai._types import DeviceProcess as DeviceProcess
     from moai._types import DeviceReport as DeviceReport
     from moai._types import DownloadPlan as DownloadPlan
     from moai._types import Environment as Environment
     from moai._types import Event as Event
+    from moai._types import Figure as Figure
     from moai._types import FileEntry as FileEntry
     from moai._types import Flavor as Flavor
     from moai._types import HostInfo as HostInfo
@@ -84,6 +90,7 @@ if TYPE_CHECKING:
     from moai._types import Progress as Progress
     from moai._types import Reason as Reason
     from moai._types import Step as Step
+    from moai._types import TrainingNeeds as TrainingNeeds
     from moai._types import TrainingPlan as TrainingPlan
 
 #: Public name -> module that has it.
@@ -107,9 +114,10 @@ _HOMES = {
     "moai._link.client": "prepare_links",
     "moai._options": "JobOptions owner",
     "moai._paths": "cache_folder",
+    "moai._tutorials": "Pin Tutorial tutorial tutorials",
     "moai._types": (
-        "Check Device DeviceProcess DeviceReport DownloadPlan Environment Event FileEntry Flavor HostInfo JobInfo LogChunk Mount "
-        "Progress Reason Step TrainingPlan"
+        "Check Concern Device DeviceProcess DeviceReport DownloadPlan Environment Event Figure FileEntry Flavor HostInfo JobInfo "
+        "LogChunk Mount Progress Reason Step TrainingNeeds TrainingPlan"
     ),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}

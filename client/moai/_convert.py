@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.timestamp_pb2 import Timestamp
 
 if TYPE_CHECKING:
-    from moai_proto.v1 import agent_pb2, device_pb2, environment_pb2, errors_pb2, job_pb2
+    from moai_proto.v1 import agent_pb2, device_pb2, environment_pb2, errors_pb2, job_pb2, training_pb2
 
 from moai import _types as t
 from moai._errors import MoaiError
@@ -252,4 +252,24 @@ def host_info(host: str, m: agent_pb2.GetAgentResponse) -> t.HostInfo:
         pid=m.pid,
         mounts=tuple(t.Mount(x.path, x.type, x.free_bytes, x.total_bytes) for x in m.mounts),
         active_jobs=m.active_jobs,
+    )
+
+
+def training_needs(model: str, m: training_pb2.EstimateTrainingResponse) -> t.TrainingNeeds:
+    """An estimate."""
+    return t.TrainingNeeds(
+        model=model,
+        commit=m.commit,
+        model_type=m.model_type,
+        gated=m.gated,
+        figures=tuple(t.Figure(f.name, optional(f, "value"), f.unit, f.evidence, f.text) for f in m.figures),
+        concerns=tuple(t.Concern(c.code, c.text) for c in m.concerns),
+        recommended_flavor=m.recommended_flavor,
+        recommended_batch_size=m.recommended_batch_size,
+        guide_model=m.guide_model,
+        provider=m.provider,
+        flavor=m.flavor,
+        memory_total_mib=optional(m, "memory_total_mib"),
+        folder=m.folder,
+        free_bytes=m.free_bytes,
     )

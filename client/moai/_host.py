@@ -320,6 +320,38 @@ class Host(DeviceControl):
         plan = json.loads(answer.plan_json)
         return t.TrainingPlan(tuple(plan["steps"]), answer.output, answer.environment, answer.environment_reason)
 
+    def estimate_training(
+        self,
+        model: str,
+        *,
+        rows: int = 0,
+        environment: str = "",
+        work: str = "",
+        settings: Mapping[str, Any] | None = None,
+        quick: bool = False,
+        **recipe: Any,
+    ) -> t.TrainingNeeds:
+        """What training a model needs: parameters, bytes, flavor, hours, each with its evidence.
+
+        Args:
+            rows: of the dataset; 0 = unknown. quick: one try of at most 10 s at the Hub.
+            settings, recipe: as in ``train``; without ``batch_size`` one is recommended.
+        """
+        from moai_proto.v1 import training_pb2, training_pb2_grpc
+
+        if rows < 0:
+            raise MoaiError("USAGE", f"the number of rows is negative: {rows}", "give a positive number")
+        request = training_pb2.EstimateTrainingRequest(
+            training=_submit.training_spec(self, model, "", settings or {}, recipe, upload=False),
+            rows=rows,
+            token=hub_token()[0],
+            environment=environment or self.config.environment,
+            work=work or self.config.work,
+            quick=quick,
+        )
+        stub = training_pb2_grpc.TrainingServiceStub
+        return _convert.training_needs(model, self.session.call(stub, "EstimateTraining", request, timeout_s=240.0))
+
     def generate(
         self,
         model: str,

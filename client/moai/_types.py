@@ -354,3 +354,53 @@ class FileEntry:
     size_bytes: int
     sha256: str
     mode: int
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of an estimate; ``value`` None = no data.
+
+    ``evidence`` is guide (a row of the vendor's table), arithmetic (``text`` has the formula), no data
+    (``text`` says why) or given. ``unit``: parameters, bytes, rows, hours; a flavor's value is its bytes.
+    """
+
+    name: str
+    value: float | None
+    unit: str
+    evidence: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Concern:
+    """Why a training will not do as asked: FLAVOR_TOO_SMALL, DISK_TOO_SMALL or HOST_MEMORY."""
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True)
+class TrainingNeeds:
+    """What a training needs, and what the container has.
+
+    ``flavor`` and ``memory_total_mib`` are the default device's; ``gated``: the Hub asks to accept a licence.
+    """
+
+    model: str
+    commit: str
+    model_type: str
+    gated: bool
+    figures: tuple[Figure, ...]
+    concerns: tuple[Concern, ...]
+    recommended_flavor: str
+    recommended_batch_size: int
+    guide_model: str
+    provider: str
+    flavor: str
+    memory_total_mib: int | None
+    folder: str
+    free_bytes: int
+
+    def figure(self, name: str) -> Figure | None:
+        """The figure of a name."""
+        return next((figure for figure in self.figures if figure.name == name), None)

@@ -110,6 +110,34 @@ def test_further_settings_come_from_the_file_and_from_set_which_wins(project):
     }  # fmt: skip
 
 
+def test_a_tutorial_gives_what_nobody_else_does(project):
+    file = project("[train]\nbatch_size = 4\n[train.settings]\nsave_minutes = 10\n")
+    one = moai.tutorial("llama3-70b")
+    recipe, further = merge({"epochs": 2.0}, {"learning_rate": "3e-5"}, file, one)
+    source = "--tutorial llama3-70b"
+    assert {name: value.source for name, value in recipe.items()} == {
+        **dict.fromkeys(one.values, source), "epochs": "--epochs", "learning_rate": "--set learning_rate", "batch_size": str(file.path),
+    }  # fmt: skip
+    assert further["save_minutes"].value == 10
+    assert merge({}, {"save_minutes": "5"}, None, one)[1]["save_minutes"].value == 5
+    assert (merge({}, {}, None, one)[1]["save_minutes"].source) == source
+
+
+@pytest.mark.parametrize("one", moai.tutorials(), ids=lambda t: t.name)
+def test_a_tutorial_is_whole(one):
+    assert set(one.values) <= set(RECIPE) and {"model", "dataset", "template", "batch_size", "epochs", "learning_rate"} <= set(one.values)
+    assert all(isinstance(value, RECIPE[name][0]) for name, value in one.values.items())
+    assert one.licence in ("", f"https://huggingface.co/{one.values['model']}") and one.title and one.rows > 0 < one.disk_gb
+    assert re.fullmatch(r"\d+xLarge\.\d+GB", one.flavor) and one.pins
+    assert all(bool(pin.was) <= bool(pin.why) for pin in one.pins) and not any(pin.requirement.startswith("ccelerate") for pin in one.pins)
+
+
+def test_a_tutorial_that_is_not_there_is_refused_with_the_nearest():
+    with pytest.raises(moai.UsageError, match="llama3-8b") as refused:
+        moai.tutorial("lama3-8b")
+    assert refused.value.next == "--tutorial llama3-8b"
+
+
 def test_every_mistake_in_settings_is_named_at_once(project, monkeypatch):
     monkeypatch.setenv("MOAI_EPOCHS", "many")
     monkeypatch.setenv("MOAI_LEARNING_RATE", "nan")

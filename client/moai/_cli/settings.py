@@ -1,4 +1,4 @@
-"""Where each value of a training comes from: flags > --set > environment > moai.toml > host > default."""
+"""Where each value of a training comes from: flags > --set > environment > moai.toml > host > --tutorial > default."""
 
 from __future__ import annotations
 
@@ -37,16 +37,20 @@ class Value:
 
 
 def merge(
-    flags: dict[str, Any], sets: dict[str, str], project: moai.Project | None
+    flags: dict[str, Any], sets: dict[str, str], project: moai.Project | None, tutorial: moai.Tutorial | None = None
 ) -> tuple[dict[str, Value], dict[str, Value]]:
-    """(recipe arguments, further settings), each with its source. Raises UsageError."""
+    """(recipe arguments, further settings), each with its source; those of a tutorial count last. Raises UsageError."""
     recipe: dict[str, Value] = {}
     settings: dict[str, Value] = {}
     mistakes: list[str] = []
     for name, (kind, _) in RECIPE.items():
         found = _first(name, kind, flags, sets, project, mistakes)
+        if found is None and tutorial is not None and name in tutorial.values:
+            found = Value(tutorial.values[name], f"--tutorial {tutorial.name}")
         if found is not None:
             recipe[name] = found
+    if tutorial is not None:
+        settings.update((key, Value(value, f"--tutorial {tutorial.name}")) for key, value in tutorial.settings.items())
     if project is not None:
         where = str(project.path)
         for key, value in project.train.settings.items():
