@@ -49,6 +49,7 @@ REMOTE: dict[str, Entry] = {
     "download": Entry(_C + "data", "Fetch a model or dataset from the Hub, there.", _DATA),
     "prepare": Entry(_C + "data", "Tokenise a dataset for a model.", _DATA),
     "generate": Entry(_C + "generate", "Answer prompts with a trained model.", _DATA),
+    "plan": Entry(_C + "plan", "What training a model needs, with evidence.", _DATA),
     "push": Entry(_C + "files", "Copy files to a container.", _DATA),
     "pull": Entry(_C + "files", "Copy results or files to the laptop.", _DATA),
 }

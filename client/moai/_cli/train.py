@@ -13,6 +13,7 @@ import moai
 from moai._cli.clean import clean
 from moai._cli.common import Env, Json, NoLink, On, Plain, host, note, pairs, print_json
 from moai._cli.follow import follow
+from moai._cli.preflight import Borrowed, introduce, list_tutorials, look
 from moai._cli.settings import RECIPE, Value, merge
 from moai._cli.start import (
     Accelerator,
@@ -54,6 +55,9 @@ def train(
     dataset_revision: Annotated[str, typer.Option("--dataset-revision", metavar="REV", help="Branch, tag or commit. [main]")] = "",
     set_: Annotated[list[str], typer.Option("--set", metavar="K=V", help="A setting of the recipe or of TrainingArguments.")] = [],  # noqa: B006
     smoke: Annotated[bool, typer.Option("--smoke", help="50 rows, 3 steps, save, load, one generation.")] = False,
+    tutorial: Annotated[str, typer.Option("--tutorial", metavar="NAME|list", help="Values of a tutorial, below moai.toml.")] = "",
+    flavor: Annotated[str, typer.Option("--flavor", metavar="FLAVOR", help="Switch the accelerator to it before the start.")] = "",
+    restore_flavor: Annotated[bool, typer.Option("--restore-flavor", help="Switch back when the followed job has ended.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show every value with its source and the plan; start nothing.")] = False,
     env: Env = "",
     setenv: Setenv = [],  # noqa: B006
@@ -75,9 +79,15 @@ def train(
 ) -> None:
     """Fine-tune a model on a container; the job needs nothing here once it has begun.
 
-    Values come from flags, --set, MOAI_* variables, moai.toml, the host's settings, defaults: in that order.
+    Values come from flags, --set, MOAI_* variables, moai.toml, the host's settings, --tutorial, defaults: in that order.
     """
     own = own_code(exit_code)
+    if tutorial == "list":
+        list_tutorials(as_json)
+        return
+    if restore_flavor and detach:
+        raise moai.UsageError("USAGE", "--restore-flavor waits for the job's end, and --detach does not", "leave one of them out")
+    preset = moai.tutorial(tutorial) if tutorial else None
     flags: dict[str, Any] = {
         "model": model or None, "dataset": dataset or None, "method": method or None, "max_steps": max_steps,
         "epochs": epochs, "batch_size": batch_size, "block_size": block_size, "learning_rate": lr,
@@ -91,7 +101,7 @@ def train(
     )  # fmt: skip
     target_name = on or (project.host if project else "") or ""
     if command:
-        _refuse_recipe_flags(flags, set_, smoke)
+        _refuse_recipe_flags(flags, set_, smoke or bool(tutorial))
         target = host(target_name, link=not no_link)
         given.accelerator = given.accelerator or "default"
         pattern = log_pattern or (project.log.pattern if project else "") or ""
@@ -104,14 +114,17 @@ def train(
             print("  " + clean(" ".join(command)))
             note("nothing was started")
             return
-        job = target.run(
-            command, given, kind="train", expected_paths=expect, trust_exit_code=trust_exit_code, log_pattern=pattern
-        )
-        if not announce(job, detach, as_json):
-            follow(job, as_json=as_json, plain=plain, own_code=own)
+        with Borrowed(target, flavor, restore_flavor, given.environment) as borrowed:
+            job = borrowed.job = target.run(
+                command, given, kind="train", expected_paths=expect, trust_exit_code=trust_exit_code, log_pattern=pattern
+            )
+            if not announce(job, detach, as_json):
+                follow(job, as_json=as_json, plain=plain, own_code=own)
         return
-    recipe, settings = merge(flags, pairs(set_, "--set"), project)
+    recipe, settings = merge(flags, pairs(set_, "--set"), project, preset)
     _require(recipe)
+    if preset is not None:
+        introduce(preset, recipe, given.environment)
     target = host(target_name, link=not no_link)
     arguments = {k: v.value for k, v in recipe.items()}
     wanted, data = arguments.pop("model"), arguments.pop("dataset")
@@ -120,17 +133,19 @@ def train(
         plan = target.plan_training(wanted, data, given, settings=extra, smoke=smoke, **arguments)
         _show_plan(target, recipe, settings, given, plan, as_json)
         return
-    job = target.train(wanted, data, given, settings=extra, smoke=smoke, **arguments)
-    if not announce(job, detach, as_json):
-        if job.info.output and not as_json:
-            note(f"output {job.info.output}")
-        follow(job, as_json=as_json, plain=plain, log=False, own_code=own)
+    agreed = look(target, wanted, arguments, extra, preset, given.environment, ask=not (flavor or as_json))
+    with Borrowed(target, flavor or agreed, restore_flavor, given.environment) as borrowed:
+        job = borrowed.job = target.train(wanted, data, given, settings=extra, smoke=smoke, **arguments)
+        if not announce(job, detach, as_json):
+            if job.info.output and not as_json:
+                note(f"output {job.info.output}")
+            follow(job, as_json=as_json, plain=plain, log=False, own_code=own)
 
 
 def _refuse_recipe_flags(flags: dict[str, Any], sets: list[str], smoke: bool) -> None:
     used = [name for name, value in flags.items() if value is not None]
     if used or sets or smoke:
-        shown = ", ".join("--" + {"learning_rate": "lr"}.get(u, u.replace("_", "-")) for u in used) or "--set or --smoke"
+        shown = ", ".join("--" + {"learning_rate": "lr"}.get(u, u.replace("_", "-")) for u in used) or "--set, --smoke or --tutorial"
         raise moai.UsageError("USAGE", f"{shown} belongs to the recipe, and a command was given after --", "give it to the command, or leave the command out")
 
 
