@@ -165,7 +165,7 @@ def test_generate_answers_beside_the_base_model(box):
 
 
 def test_smoke_trains_saves_loads_and_generates(box):
-    done = train(box, "--smoke", "--json")
+    done = train(box, "--smoke", "--batch-size", "512", "--json")  # More than the 50 rows of a smoke run.
     assert done.returncode == 0, done.stderr.decode()
     events = [json.loads(line) for line in done.stdout.splitlines()]
     names = [e["data"]["name"] for e in events if e["type"] == "step" and e["data"]["state"] == "RUNNING"]
