@@ -113,3 +113,17 @@ def test_moai_toml_syncs_its_folder(box, project):
         env=box.laptop.env, cwd=project / "lib", stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, b"first\n"), done.stderr
+
+
+def test_a_training_script_of_ones_own(box, project):
+    (project / "train.py").write_text("for n in range(1, 4):\n    print(f'[Step {n}/3] | Loss: {3.0 - n}', flush=True)\n")
+    done = box.moai("remote", "train", "--sync", str(project), "--", "python3", "train.py")
+    assert done.returncode == 0, done.stderr
+    with moai.connect("box") as host:
+        job = host.job("last")
+        assert [e.data["step"] for e in job.events() if e.type == "metric"] == [1, 2, 3]
+
+
+def test_the_recipe_takes_no_code(box, project):
+    done = box.moai("remote", "train", "--sync", str(project), "--model", "a/b", "--dataset", "c/d")
+    assert done.returncode == 2 and b"brings its own" in done.stderr

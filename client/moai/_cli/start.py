@@ -45,6 +45,7 @@ def options(
     request_id: str = "",
     setup: str = "",
     sync: str = "",
+    has_command: bool = True,
 ) -> moai.JobOptions:
     """JobOptions from flags, with moai.toml below them. Raises UsageError."""
     if "=" in env:
@@ -52,7 +53,9 @@ def options(
     project = moai.load_project()
     if sync and workdir:
         raise moai.UsageError("USAGE", "--sync runs in a copy of its own and --workdir in a folder there", "leave one of them out")
-    if not sync and not workdir and project and project.sync and project.path:
+    if sync and not has_command:
+        raise moai.UsageError("USAGE", "--sync sends code for a command of your own; the recipe brings its own", "add -- CMD, or leave --sync out")
+    if not sync and not workdir and has_command and project and project.sync and project.path:
         sync = str(project.path.parent / project.sync)
     variables = dict(project.variables) if project else {}
     variables.update(pairs(setenv or [], "--setenv"))

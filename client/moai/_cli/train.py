@@ -26,6 +26,7 @@ from moai._cli.start import (
     Secret,
     Setenv,
     Setup,
+    Sync,
     Workdir,
     announce,
     options,
@@ -76,6 +77,7 @@ def train(
     request_id: RequestId = "",
     exit_code: ExitCode = "moai",
     no_link: NoLink = False,
+    sync: Sync = "",
 ) -> None:
     """Fine-tune a model on a container; the job needs nothing here once it has begun.
 
@@ -97,7 +99,7 @@ def train(
     project = moai.load_project()
     given = options(
         name=name, env=env, setenv=setenv, secret=secret, workdir=workdir, accelerator=accelerator,
-        max_duration=max_duration, request_id=request_id, setup=setup,
+        max_duration=max_duration, request_id=request_id, setup=setup, sync=sync, has_command=bool(command),
     )  # fmt: skip
     target_name = on or (project.host if project else "") or ""
     if command:
@@ -111,7 +113,7 @@ def train(
                 print_json({"schema": "moai.command-plan/1", "host": target.name, "arguments": command, "environment": chosen or None})
                 return
             print(f"on {target.name}, in {chosen or 'the environment chosen there'}, waiting for accelerator {given.accelerator}:")
-            print("  " + clean(" ".join(command)))
+            print("  " + clean(" ".join(command)) + (f"   in a copy of {given.code}" if given.code else ""))
             note("nothing was started")
             return
         with Borrowed(target, flavor, restore_flavor, given.environment) as borrowed:
