@@ -9,9 +9,9 @@ import pytest
 from fakes.container import build_home
 from moai_agent.devices import menus
 from moai_agent.devices.control import Control
-from moai_agent.devices.terminal import Hung, Terminal
 from moai_agent.environments.activate import Activated
 from moai_agent.errors import AgentError
+from moai_worker.terminal import Hung, Terminal
 
 
 def control_of(home, timeout_s=20.0):

@@ -12,9 +12,10 @@ import os
 import shutil
 from typing import Dict, Iterator, List, NamedTuple, Optional
 
+from moai_worker.terminal import Hung, Terminal
+
 from moai_agent.devices import menus, probe
 from moai_agent.devices.report import PROVIDER_AP, PROVIDER_MOREH, Device, SmiReport, redact
-from moai_agent.devices.terminal import Hung, Terminal
 from moai_agent.environments.activate import Activated
 from moai_agent.errors import AgentError
 

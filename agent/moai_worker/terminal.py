@@ -1,7 +1,7 @@
 """A program on a pseudo-terminal, read until it asks and answered: how menus are driven.
 
 Owns the terminal, the clock and the end of the program: whatever happens, its process group is gone
-afterwards. Refuses to answer what it has not read. Blocking; runs in the agent's worker threads
+afterwards. Refuses to answer what it has not read. Blocking; runs in the agent's worker threads and in steps
 (``subprocess`` starts the child without running Python in a fork, so gRPC's threads do not matter).
 """
 
