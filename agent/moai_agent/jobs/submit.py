@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
@@ -146,7 +147,9 @@ class Request:
             step["secrets"] = held
         if self.options.setup:
             script = self.options.setup + '\nexec "$@"'
-            step["argv"] = ["/bin/sh", "-c", script, "sh"] + step["argv"]
+            # The words people know are bash's: dash, which is sh on Ubuntu, has no `source`.
+            shell = shutil.which("bash", path="/bin:/usr/bin:/usr/local/bin") or "/bin/sh"
+            step["argv"] = [shell, "-c", script, "sh"] + step["argv"]
 
     def _spec(self, job_id: str, environment: Any, why: str) -> Dict[str, Any]:
         options = self.options

@@ -9,7 +9,7 @@ import typer
 import moai
 from moai._cli.common import Env, Json, On, Plain, host, note, print_json
 from moai._cli.follow import follow
-from moai._cli.start import Detach, Name, RequestId, Setenv, announce, options
+from moai._cli.start import Detach, Name, RequestId, Setenv, Setup, announce, options
 from moai._cli.table import size
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -24,6 +24,7 @@ def download(
     output: Annotated[str, typer.Option("--output", metavar="DIR", help="A plain folder there instead of the cache.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be fetched; fetch nothing.")] = False,
     setenv: Setenv = [],  # noqa: B006
+    setup: Setup = "",
     detach: Detach = False,
     as_json: Json = False,
     plain: Plain = False,
@@ -43,7 +44,7 @@ def download(
             print(f"  left out {path}: {why}")
         print(f"  {size(plan.free_bytes)} free in {plan.folder}")
         return
-    job = target.download(repo, options(name=name, setenv=setenv, request_id=request_id), type=kind, revision=revision, output=output)
+    job = target.download(repo, options(name=name, setenv=setenv, request_id=request_id, setup=setup), type=kind, revision=revision, output=output)
     if not announce(job, detach, as_json):
         follow(job, as_json=as_json, plain=plain, log=False)
 
@@ -62,6 +63,7 @@ def prepare(
     model_revision: Annotated[str, typer.Option("--model-revision", metavar="REV", help="Of a Hub model. [main]")] = "",
     env: Env = "",
     setenv: Setenv = [],  # noqa: B006
+    setup: Setup = "",
     detach: Detach = False,
     as_json: Json = False,
     plain: Plain = False,
@@ -74,7 +76,7 @@ def prepare(
     if not model:
         raise moai.UsageError("USAGE", "no model was given, and its tokenizer is needed", "--model ORG/NAME or --model FOLDER")
     job = host(on).prepare(
-        dataset, model, options(name=name, env=env, setenv=setenv, request_id=request_id), template=template,
+        dataset, model, options(name=name, env=env, setenv=setenv, request_id=request_id, setup=setup), template=template,
         block_size=block_size, sample=sample, output=output, file_name=file_name, revision=revision,
         model_revision=model_revision,
     )  # fmt: skip

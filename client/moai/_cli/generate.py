@@ -11,7 +11,7 @@ import moai
 from moai._cli.clean import clean
 from moai._cli.common import Env, Json, On, Plain, find_job, has_colour, host, note, print_json
 from moai._cli.follow import exit_code, follow
-from moai._cli.start import Detach, Setenv, announce, options
+from moai._cli.start import Detach, Setenv, Setup, announce, options
 from moai._cli.table import paint
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -28,6 +28,7 @@ def generate(
     compare: Annotated[bool, typer.Option("--compare", help="Also what the base model says.")] = False,
     env: Env = "",
     setenv: Setenv = [],  # noqa: B006
+    setup: Setup = "",
     detach: Detach = False,
     as_json: Json = False,
     plain: Plain = False,
@@ -39,7 +40,7 @@ def generate(
     job = target.generate(
         wanted,
         prompt,
-        options(env=env, setenv=setenv),
+        options(env=env, setenv=setenv, setup=setup),
         prompt_file=_prompt_file(file),
         template="" if template == "none" else template,
         max_new_tokens=max_new_tokens,
