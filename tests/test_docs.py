@@ -175,7 +175,7 @@ def test_commands_are_found_in_code_and_judged():
     text = "`moai remote nothing`, moai remote prose, `moai remote ps --on\nkt --bad x -- ls --all`\n```sh\n$ moai version | cat\n```\n"
     found = commands(text)
     assert [wrong(words) for words in found] == ["", "moai remote nothing", "ps --bad"]
-    assert wrong(["remote", "env", "install"]) == "env install"
+    assert wrong(["remote", "env", "erase"]) == "env erase"
     assert wrong(["bundle", "build", "TARGET", "-o", "x"]) == ""
 
 

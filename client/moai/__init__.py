@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from moai._tutorials import Tutorial as Tutorial
     from moai._tutorials import tutorial as tutorial
     from moai._tutorials import tutorials as tutorials
+    from moai._types import Change as Change
     from moai._types import Check as Check
     from moai._types import Concern as Concern
     from moai._types import Device as Device
@@ -84,11 +85,13 @@ if TYPE_CHECKING:
     from moai._types import FileEntry as FileEntry
     from moai._types import Flavor as Flavor
     from moai._types import HostInfo as HostInfo
+    from moai._types import InstallPlan as InstallPlan
     from moai._types import JobInfo as JobInfo
     from moai._types import LogChunk as LogChunk
     from moai._types import Mount as Mount
     from moai._types import Progress as Progress
     from moai._types import Reason as Reason
+    from moai._types import Repair as Repair
     from moai._types import Step as Step
     from moai._types import TrainingNeeds as TrainingNeeds
     from moai._types import TrainingPlan as TrainingPlan
@@ -116,8 +119,8 @@ _HOMES = {
     "moai._paths": "cache_folder",
     "moai._tutorials": "Pin Tutorial tutorial tutorials",
     "moai._types": (
-        "Check Concern Device DeviceProcess DeviceReport DownloadPlan Environment Event Figure FileEntry Flavor HostInfo JobInfo "
-        "LogChunk Mount Progress Reason Step TrainingNeeds TrainingPlan"
+        "Change Check Concern Device DeviceProcess DeviceReport DownloadPlan Environment Event Figure FileEntry "
+        "Flavor HostInfo InstallPlan JobInfo LogChunk Mount Progress Reason Repair Step TrainingNeeds TrainingPlan"
     ),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}

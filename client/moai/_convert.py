@@ -5,6 +5,7 @@ Stubs are imported where they are needed: most commands use one service of eight
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -220,6 +221,25 @@ def environment(m: environment_pb2.Environment) -> t.Environment:
     """An environment."""
     return t.Environment(
         m.name, m.kind, m.prefix, m.python, m.python_version, m.torch_version, m.moreh_version, dict(m.packages)
+    )
+
+
+def one_environment(m: environment_pb2.GetEnvironmentResponse, by_setting: bool) -> t.Environment:
+    """An environment with its place among the others; ``by_setting``: the host's setting names it."""
+    reason = "the host's setting names it (moai remote set --env)" if by_setting else m.reason
+    found = environment(m.environment)
+    return dataclasses.replace(found, is_default=by_setting or m.is_default, reason=reason, shadowed=tuple(m.shadowed))
+
+
+def install_plan(value: dict[str, Any]) -> t.InstallPlan:
+    """What the step ``install`` kept in changes.json."""
+    return t.InstallPlan(
+        str(value["environment"]),
+        str(value["python"]),
+        bool(value["previewed"]),
+        tuple(t.Change(c["name"], c["action"], c["before"], c["after"]) for c in value["changes"]),
+        tuple(t.Repair(r["file"], r["line"], r["was"], r["why"], r["used"]) for r in value["repairs"]),
+        {str(k): str(v) for k, v in value["held"].items()},
     )
 
 

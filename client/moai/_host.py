@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from moai_proto.v1 import job_pb2, model_pb2
 
-from moai import _convert, _files, _index, _submit
+from moai import _convert, _files, _index, _requirements, _submit
 from moai import _types as t
 from moai._config import HostConfig
 from moai._degraded import REASONS, Inspector
@@ -98,6 +98,15 @@ class Host(DeviceControl):
         stub = environment_pb2_grpc.EnvironmentServiceStub
         answer = self.session.call(stub, "ListEnvironments", environment_pb2.ListEnvironmentsRequest(), timeout_s=120.0)
         return [_convert.environment(e) for e in answer.environments]
+
+    def environment(self, name: str = "") -> t.Environment:
+        """One environment by name, folder or interpreter, or the one jobs run in; and why it is or is not that one."""
+        from moai_proto.v1 import environment_pb2, environment_pb2_grpc
+
+        request = environment_pb2.GetEnvironmentRequest(environment=name or self.config.environment)
+        stub = environment_pb2_grpc.EnvironmentServiceStub
+        answer = self.session.call(stub, "GetEnvironment", request, timeout_s=120.0)
+        return _convert.one_environment(answer, bool(self.config.environment) and not name)
 
     def check(self, model: str = "", environment: str = "") -> list[t.Check]:
         """The checks made on the container, in the order a person would make them."""
@@ -379,6 +388,71 @@ class Host(DeviceControl):
         )
         stub = training_pb2_grpc.TrainingServiceStub
         return self.made(self.session.call(stub, "Generate", request, timeout_s=120.0).job)
+
+    def install(
+        self,
+        requirements: Sequence[str],
+        options: JobOptions | None = None,
+        *,
+        files: Sequence[str] = (),
+        dry_run: bool = False,
+    ) -> Job:
+        """Install packages into an environment; what would change is resolved and reported first.
+
+        A Moreh build of torch that is there is never replaced: the job fails with TORCH_PROTECTED then.
+
+        Args:
+            requirements: as pip takes them. files: requirements files: paths on the container, or
+                ``laptop:PATH``. dry_run: only tell what would change, see ``install_plan``.
+        """
+        from moai_proto.v1 import environment_pb2, environment_pb2_grpc
+
+        sent, count = _requirements.collect(files)
+        request = environment_pb2.InstallRequirementsRequest(
+            options=(options or JobOptions()).message(self.config),
+            requirements=list(requirements),
+            requirement_paths=[one for one in files if not one.startswith(_submit.LAPTOP)],
+            requirement_files=sent,
+            requirement_file_count=count,
+            dry_run=dry_run,
+        )
+        stub = environment_pb2_grpc.EnvironmentServiceStub
+        return self.made(self.session.call(stub, "InstallRequirements", request, timeout_s=120.0).job)
+
+    def install_plan(self, job: Job) -> t.InstallPlan:
+        """What an ``install`` job resolved. Raises MoaiError (FILE_NOT_FOUND) while it has not."""
+        return _convert.install_plan(json.loads(self.read(f"{job.refresh().folder}/changes.json")))
+
+    def create_environment(
+        self,
+        name: str,
+        options: JobOptions | None = None,
+        *,
+        python: str = "",
+        moreh: str = "",
+        torch: str = "",
+        source: str = "",
+    ) -> Job:
+        """Make a new environment; one that exists is never touched (ENVIRONMENT_EXISTS).
+
+        Args:
+            python: version; default: what fits. moreh: version of the Moreh framework; default: on MoAI
+                the one the container has, elsewhere none; ``none`` = none. torch: its version.
+            source: requirements file, environment.yml or uv.lock: a path on the container, or ``laptop:PATH``.
+        """
+        from moai_proto.v1 import environment_pb2, environment_pb2_grpc
+
+        request = environment_pb2.CreateEnvironmentRequest(
+            options=(options or JobOptions()).message(self.config),
+            name=name,
+            python_version=python,
+            moreh_version=moreh,
+            torch_version=torch,
+            source_path="" if source.startswith(_submit.LAPTOP) else source,
+            source_files=_requirements.collect_source(source),
+        )
+        stub = environment_pb2_grpc.EnvironmentServiceStub
+        return self.made(self.session.call(stub, "CreateEnvironment", request, timeout_s=120.0).job)
 
     def generated(self, job: Job) -> list[dict[str, Any]]:
         """The answers of an ended ``generate`` job: ``{"prompt", "text", "base_text"}`` each."""

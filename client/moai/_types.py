@@ -268,7 +268,12 @@ def error_dict(reason: Reason) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Environment:
-    """A Python environment of the container; empty versions = not installed."""
+    """A Python environment of the container; empty versions = not installed.
+
+    Attributes:
+        is_default, reason: set by ``Host.environment`` only: jobs that name none run in it, and why, or
+            which one they run in instead. shadowed: packages that ``~/.local`` puts in front of its own.
+    """
 
     name: str
     kind: str
@@ -278,6 +283,47 @@ class Environment:
     torch_version: str
     moreh_version: str
     packages: dict[str, str]
+    is_default: bool | None = None
+    reason: str = ""
+    shadowed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Change:
+    """One distribution that is, or would be, changed: install, upgrade, downgrade, reinstall or remove."""
+
+    name: str
+    action: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Repair:
+    """A line of a requirements file that was mended; ``used`` is "" when it was left out."""
+
+    file: str
+    line: int
+    was: str
+    why: str
+    used: str
+
+
+@dataclass(frozen=True)
+class InstallPlan:
+    """What an installation would change.
+
+    Attributes:
+        previewed: False when that environment's pip cannot tell (older than 22.2). held: Moreh builds
+            that stay as they are.
+    """
+
+    environment: str
+    python: str
+    previewed: bool
+    changes: tuple[Change, ...]
+    repairs: tuple[Repair, ...]
+    held: dict[str, str]
 
 
 @dataclass(frozen=True)

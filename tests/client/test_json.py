@@ -17,7 +17,7 @@ from pathlib import Path
 import jsonschema
 import moai
 import pytest
-from fakes import tinymodel
+from fakes import tinymodel, wheels
 from fakes.hub import HubServer
 from moai._cli.follow import _at_a_character, log_line
 
@@ -465,6 +465,19 @@ def test_devices_of_a_moai_container_and_their_changes(box):
 def test_environments(local):
     [host] = document(local.moai("remote", "env", "list", "--on", "local", "--json"), "environments-1")["hosts"]
     assert host["error"] is None and all(Path(one["python"]).is_absolute() for one in host["environments"])
+
+
+def test_one_environment_and_what_an_installation_would_change(local, tmp_path):
+    wheels.build(tmp_path / "index", "tinypkg", "2.0")
+    here = ("--on", "local", "--json")
+    one = document(local.moai("remote", "env", "show", sys.prefix, *here), "environment-1")
+    assert one["host"] == "local" and one["prefix"] == sys.prefix and one["reason"]
+    failure(local.moai("remote", "env", "show", "nowhere", *here), "ENVIRONMENT_NOT_FOUND", 2)
+    words = ("remote", "env", "install", "tinypkg", "--env", sys.prefix, "--dry-run", *here)
+    given = ("--setenv", "PIP_NO_INDEX=1", "--setenv", f"PIP_FIND_LINKS={tmp_path / 'index'}")
+    plan = document(local.moai(*words, *given), "install-plan-1")
+    assert plan["changes"] == [{"name": "tinypkg", "action": "install", "before": None, "after": "2.0"}]
+    failure(local.moai(*words, "nothing-of-that-name", *given), "INSTALL_FAILED", 3)
 
 
 def test_checks(local, hub):

@@ -9,7 +9,7 @@ places named here are looked at. Runs in the agent. Choosing is ``choosing.py``.
 import os
 import re
 from dataclasses import dataclass
-from typing import Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from moai_agent.environments.inspect import (
     installed,
@@ -88,6 +88,7 @@ def list_environments(
     path_env: str,
     variables: Optional[Mapping[str, str]] = None,
     root: str = "/",
+    folders: Sequence[str] = (),
 ) -> List[Environment]:
     """Find every Python environment in the known places.
 
@@ -97,13 +98,14 @@ def list_environments(
         variables: the login shell's other variables; ``CONDA_EXE``, ``CONDA_PREFIX``,
             ``VIRTUAL_ENV`` and the like point to places no rule would find.
         root: folder that stands for ``/`` for the system's own places (tests).
+        folders: further folders that hold virtual environments.
 
     Returns:
         conda first, then virtual environments, uv, pyenv, system; each prefix once.
     """
     given = variables or {}
     found: Dict[str, Environment] = {}
-    for name, kind, python in _candidates(home, path_env, given, root):
+    for name, kind, python in _candidates(home, path_env, given, root, folders):
         # The folder of the interpreter is its identity: a virtual environment's python is a
         # symlink to another's, so the link itself must not be followed.
         prefix = os.path.dirname(os.path.dirname(python))
@@ -175,14 +177,15 @@ def environment_at(path: str, home: str = "") -> Optional[Environment]:
 
 
 def _candidates(
-    home: str, path_env: str, given: Mapping[str, str], root: str
+    home: str, path_env: str, given: Mapping[str, str], root: str, folders: Sequence[str]
 ) -> Iterator[Tuple[str, str, str]]:
     """(name, kind, python) of everything found; the same place may come twice."""
     for prefix in _conda_prefixes(home, path_env, given, root):
         python = _python_in(prefix)
         if python:
             yield _conda_name(prefix), CONDA, python
-    for prefix in _venv_prefixes(home, path_env, given):
+    ours = [os.path.join(folder, name) for folder in folders for name in names_in(folder)]
+    for prefix in list(_venv_prefixes(home, path_env, given)) + ours:
         python = _python_in(prefix)
         if python and venv_config(prefix):
             yield _venv_name(prefix), VENV, python

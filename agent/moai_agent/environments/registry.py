@@ -4,6 +4,7 @@ Blocking (it may start the user's login shell): call from an executor thread.
 """
 
 import os
+import sys
 import threading
 import time
 from typing import Any, Dict, List, Optional, Tuple
@@ -12,7 +13,16 @@ from moai_worker import jobdir
 
 from moai_agent.config import Config
 from moai_agent.devices import probe
-from moai_agent.environments import Activated, Environment, EnvironmentChoice, activate, choose, list_environments, login_env
+from moai_agent.environments import (
+    Activated,
+    Environment,
+    EnvironmentChoice,
+    activate,
+    choose,
+    environment_at,
+    list_environments,
+    login_env,
+)
 from moai_agent.errors import AgentError
 
 _FRESH_S = 30.0
@@ -43,9 +53,28 @@ class Registry:
             if known is None or fresh or time.monotonic() - known[0] > _FRESH_S:
                 login = self.login()
                 home = login.get("HOME") or os.path.expanduser("~")
-                found = list_environments(home, login.get("PATH", os.defpath), login)
+                found = list_environments(home, login.get("PATH", os.defpath), login, folders=self._folders())
                 known = self._found = (time.monotonic(), found)
             return known[1]
+
+    def _folders(self) -> List[str]:
+        """Folders whose folders are environments made by us."""
+        kept = jobdir.read_json(self._config.host.settings) or {}
+        own = os.path.join(str(kept["work"]), "envs") if kept.get("work") else ""
+        return [one for one in [own] + list(kept.get("environment_folders") or []) if one]
+
+    def remember_folder(self, folder: str) -> None:
+        """Look for environments in this folder from now on."""
+        kept = jobdir.read_json(self._config.host.settings) or {}
+        folders = list(kept.get("environment_folders") or [])
+        if folder not in folders:
+            kept["environment_folders"] = folders + [folder]
+            jobdir.write_json(self._config.host.settings, kept)
+
+    def own(self) -> Environment:
+        """The agent's own Python."""
+        found = environment_at(sys.executable)
+        return found or Environment(os.path.basename(sys.executable), "system", sys.prefix, sys.executable)
 
     def provider(self) -> str:
         """Which kind of device this container has; asked once an hour at most."""

@@ -19,6 +19,12 @@ _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?$")
 
 DEFAULT_BLOCK = 1024
 DEFAULT_BATCH = 8
+#: Modules of steps that fetch from elsewhere: they get the user's proxy, and no other does.
+NETWORKED = ("download", "install", "create", "framework")
+#: Names under which the address of an index, with its password, may be given as a secret.
+INDEXES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX")
+#: Module -> secrets its steps get, of those the user gave.
+SECRETS = {"download": ("HF_TOKEN",), "install": INDEXES, "create": INDEXES, "framework": INDEXES}
 
 
 class Place:
@@ -27,14 +33,16 @@ class Place:
     Attributes:
         job_path: the job folder. main_py: entry of the steps. python: the environment's
         interpreter. work: the work folder. hf_home: HF_HOME of the job. endpoint: the Hub. cwd:
-        working folder.
+        working folder. environment: the environment that ``python`` belongs to.
     """
 
     def __init__(
-        self, job_path: str, main_py: str, python: str, work: str, hf_home: str, endpoint: str, cwd: str
-    ) -> None:
+        self, job_path: str, main_py: str, python: str, work: str, hf_home: str, endpoint: str, cwd: str,
+        environment: Any = None,
+    ) -> None:  # fmt: skip
         self.job_path, self.main_py, self.python = job_path, main_py, python
         self.work, self.hf_home, self.endpoint, self.cwd = work, hf_home, endpoint, cwd
+        self.environment = environment
 
     @property
     def job_id(self) -> str:
@@ -65,6 +73,16 @@ def code_step(place: Place, snapshot: Any, copy: str) -> Dict[str, Any]:
     return step
 
 
+def on_agent(place: Place, name: str, module: str, inputs: Dict[str, Any]) -> Dict[str, Any]:
+    """A step on the agent's own Python: it needs nothing of an environment, or changes one."""
+    return _own(place, name, module, inputs, sys.executable, optional_secrets=list(SECRETS[module]))
+
+
+def earlier(step: str, key: str) -> Dict[str, str]:
+    """An input that stands for a value of an earlier step's result."""
+    return {"from": step, "key": key}
+
+
 def download(place: Place, name: str, repo: str, kind: str, revision: str, output: str = "") -> Dict[str, Any]:
     """Fetch a repository; runs on the agent's own Python because it needs nothing else."""
     inputs = {
@@ -77,7 +95,7 @@ def download(place: Place, name: str, repo: str, kind: str, revision: str, outpu
     }
     if output:
         inputs["output"] = output
-    return _own(place, name, "download", inputs, sys.executable, optional_secrets=["HF_TOKEN"])
+    return on_agent(place, name, "download", inputs)
 
 
 def _model(place: Place, steps: List[Dict[str, Any]], model: str, revision: str) -> Any:

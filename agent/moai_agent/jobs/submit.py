@@ -39,6 +39,10 @@ class Request:
     ) -> None:
         self.agent, self.options, self.kind, self.command = agent, options, kind, command
         self.need_torch = need_torch
+        #: False for a job that makes an environment: its steps run on the agent's own Python.
+        self.needs_environment = True
+        #: Further lines that open the journal; the plan may add some.
+        self.notes: List[Dict[str, Any]] = []
         self.parent = ""
         self.extra: Dict[str, Any] = {}
         self.digest = _digest(message)
@@ -62,8 +66,7 @@ class Request:
         existing = store.find_request(self.options.request_id, self.digest)
         if existing is not None and jobdir.read_json(store.host.job(existing).exit) is not None:
             return existing
-        environment, why = self.agent.registry.choose(self.options.environment, self.need_torch)
-        active = self.agent.registry.activated(environment)
+        environment, why, active = self._environment()
         variables = _job_variables(active.variables)
         if existing is not None:
             store.respawn_if_unstarted(existing, self._private(variables))
@@ -81,6 +84,7 @@ class Request:
             hf_home="",
             endpoint="",
             cwd=cwd,
+            environment=environment,
         )
         given = dict(self.options.variables)
         place.hf_home = given.get("HF_HOME") or variables.get("HF_HOME") or os.path.join(place.work, "huggingface")
@@ -93,10 +97,19 @@ class Request:
             self._complete(step, place, given)
         plan = {"schema": jobdir.SCHEMA, "steps": steps, "output": output}
         spec = self._spec(job_id, environment, why)
-        notes = [_note("environment %s (%s): %s" % (environment.name, environment.python, why), "ENVIRONMENT")]
-        notes += [_note(problem, "ENVIRONMENT", "warning") for problem in active.problems]
+        notes = []
+        if self.needs_environment:
+            notes.append(note("environment %s (%s): %s" % (environment.name, environment.python, why), "ENVIRONMENT"))
+        notes += [note(problem, "ENVIRONMENT", "warning") for problem in active.problems] + self.notes
         store.create(spec, plan, self._private(variables), notes)
         return job_id
+
+    def _environment(self) -> Tuple[Any, str, Any]:
+        registry = self.agent.registry
+        if not self.needs_environment:
+            return registry.own(), "the agent's own Python; the environment is still to be made", registry.tools_of("")
+        environment, why = registry.choose(self.options.environment, self.need_torch)
+        return environment, why, registry.activated(environment)
 
     def _private(self, variables: Dict[str, str]) -> Dict[str, Any]:
         return {"env": variables, "secrets": dict(self.options.secrets)}
@@ -135,7 +148,7 @@ class Request:
         env = {"HF_HOME": place.hf_home} if step.get("module") else {}
         if step.get("module") and place.endpoint != _PUBLIC_HUB:
             env["HF_ENDPOINT"] = place.endpoint
-        if self.options.proxy and step.get("module") == "download":
+        if self.options.proxy and step.get("module") in plans.NETWORKED:
             for name in ("http_proxy", "https_proxy"):
                 env[name] = env[name.upper()] = self.options.proxy
         env.update(given)
@@ -217,7 +230,8 @@ def _job_variables(variables: Dict[str, str]) -> Dict[str, str]:
     return env
 
 
-def _note(text: str, code: str, level: str = "info") -> Dict[str, Any]:
+def note(text: str, code: str, level: str = "info") -> Dict[str, Any]:
+    """A message that opens a job's journal."""
     return {"step": "", "type": "message", "data": {"text": text, "level": level, "code": code}}
 
 
@@ -373,6 +387,7 @@ async def resume(agent: Any, message: job_pb2.ResumeJobRequest) -> Entry:
     options.accelerator = options.accelerator or entry.spec.get("accelerator") or ""
     options.name = options.name or entry.spec.get("name") or ""
     request = Request(agent, message, options, entry.spec["kind"], entry.spec["command"], False)
+    request.needs_environment = entry.spec["kind"] != "create"
     request.parent = entry.job.id
     request.extra = {"log_pattern": entry.spec.get("log_pattern", "")}
     changes = {key: plans._value(text) for key, text in message.settings.items()}
@@ -381,7 +396,7 @@ async def resume(agent: Any, message: job_pb2.ResumeJobRequest) -> Entry:
     def make(place: plans.Place) -> Tuple[List[Dict[str, Any]], str]:
         steps = json.loads(json.dumps(entry.plan["steps"]).replace(json.dumps(old_path)[1:-1], place.job_path))
         for step in steps:
-            step.setdefault("optional_secrets", ["HF_TOKEN"] if step.get("module") == "download" else [])
+            step.setdefault("optional_secrets", list(plans.SECRETS.get(step.get("module") or "", ())))
             step["argv"] = [place.main_py if a.endswith("/worker/main.py") else a for a in step["argv"]]
             for key, value in changes.items():
                 if step["name"] == "train" and step.get("module"):

@@ -5,7 +5,8 @@ from typing import Any
 
 from moai_proto.v1 import environment_pb2, environment_pb2_grpc
 
-from moai_agent import checks
+from moai_agent import checks, convert
+from moai_agent.jobs import environments
 
 _VERDICTS = {
     "ok": environment_pb2.VERDICT_OK,
@@ -28,6 +29,33 @@ class EnvironmentServicer(environment_pb2_grpc.EnvironmentServiceServicer):
         loop = asyncio.get_running_loop()
         found = await loop.run_in_executor(None, lambda: self._agent.registry.list(fresh=True))
         return environment_pb2.ListEnvironmentsResponse(environments=[_environment(e) for e in found])
+
+    async def GetEnvironment(
+        self, request: environment_pb2.GetEnvironmentRequest, context: Any
+    ) -> environment_pb2.GetEnvironmentResponse:
+        """Looked up anew."""
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(None, environments.look, self._agent, request.environment)
+        return environment_pb2.GetEnvironmentResponse(
+            environment=_environment(found.environment),
+            is_default=found.is_default,
+            reason=found.reason,
+            shadowed=found.environment.shadowed,
+        )
+
+    async def InstallRequirements(
+        self, request: environment_pb2.InstallRequirementsRequest, context: Any
+    ) -> environment_pb2.InstallRequirementsResponse:
+        """As a job."""
+        entry = await environments.installing(self._agent, request)
+        return environment_pb2.InstallRequirementsResponse(job=convert.job(entry))
+
+    async def CreateEnvironment(
+        self, request: environment_pb2.CreateEnvironmentRequest, context: Any
+    ) -> environment_pb2.CreateEnvironmentResponse:
+        """As a job."""
+        entry = await environments.creating(self._agent, request)
+        return environment_pb2.CreateEnvironmentResponse(job=convert.job(entry))
 
     async def CheckEnvironment(
         self, request: environment_pb2.CheckEnvironmentRequest, context: Any

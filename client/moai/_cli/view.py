@@ -264,6 +264,8 @@ def _result_text(name: str, result: dict[str, Any]) -> str:
         parts.append(f"{result['files']} files, {size(result.get('bytes'))}, opens")
     if name == "generate" and "count" in result:
         parts.append(f"{result['count']} answers")
+    if isinstance(result.get("summary"), str):
+        parts.append(result["summary"])
     if result.get("reused"):
         parts.append("already there")
     return clean(", ".join(parts))

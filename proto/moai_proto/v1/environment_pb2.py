@@ -12,9 +12,10 @@ from google.protobuf.internal import builder as _builder
 _sym_db = _symbol_database.Default()
 
 
+from moai_proto.v1 import job_pb2 as moai__proto_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmoai_proto/v1/environment.proto\x12\rmoai_proto.v1\"\x19\n\x17ListEnvironmentsRequest\"\xfc\x01\n\x0b\x45nvironment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0e\n\x06prefix\x18\x03 \x01(\t\x12\x0e\n\x06python\x18\x04 \x01(\t\x12\x16\n\x0epython_version\x18\x05 \x01(\t\x12\x15\n\rtorch_version\x18\x06 \x01(\t\x12\x15\n\rmoreh_version\x18\x07 \x01(\t\x12:\n\x08packages\x18\x08 \x03(\x0b\x32(.moai_proto.v1.Environment.PackagesEntry\x1a/\n\rPackagesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"L\n\x18ListEnvironmentsResponse\x12\x30\n\x0c\x65nvironments\x18\x01 \x03(\x0b\x32\x1a.moai_proto.v1.Environment\"l\n\x17\x43heckEnvironmentRequest\x12\x13\n\x0b\x65nvironment\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\r\n\x05token\x18\x03 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x04 \x01(\t\x12\x0c\n\x04work\x18\x05 \x01(\t\"`\n\x05\x43heck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x07verdict\x18\x02 \x01(\x0e\x32\x16.moai_proto.v1.Verdict\x12\x10\n\x08\x65vidence\x18\x03 \x01(\t\x12\x0e\n\x06remedy\x18\x04 \x01(\t\"@\n\x18\x43heckEnvironmentResponse\x12$\n\x06\x63hecks\x18\x01 \x03(\x0b\x32\x14.moai_proto.v1.Check*p\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x0e\n\nVERDICT_OK\x10\x01\x12\x13\n\x0fVERDICT_WARNING\x10\x02\x12\x12\n\x0eVERDICT_FAILED\x10\x03\x12\x13\n\x0fVERDICT_SKIPPED\x10\x04\x32\xde\x01\n\x12\x45nvironmentService\x12\x63\n\x10ListEnvironments\x12&.moai_proto.v1.ListEnvironmentsRequest\x1a\'.moai_proto.v1.ListEnvironmentsResponse\x12\x63\n\x10\x43heckEnvironment\x12&.moai_proto.v1.CheckEnvironmentRequest\x1a\'.moai_proto.v1.CheckEnvironmentResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmoai_proto/v1/environment.proto\x12\rmoai_proto.v1\x1a\x17moai_proto/v1/job.proto\"\x19\n\x17ListEnvironmentsRequest\"\xfc\x01\n\x0b\x45nvironment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0e\n\x06prefix\x18\x03 \x01(\t\x12\x0e\n\x06python\x18\x04 \x01(\t\x12\x16\n\x0epython_version\x18\x05 \x01(\t\x12\x15\n\rtorch_version\x18\x06 \x01(\t\x12\x15\n\rmoreh_version\x18\x07 \x01(\t\x12:\n\x08packages\x18\x08 \x03(\x0b\x32(.moai_proto.v1.Environment.PackagesEntry\x1a/\n\rPackagesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"L\n\x18ListEnvironmentsResponse\x12\x30\n\x0c\x65nvironments\x18\x01 \x03(\x0b\x32\x1a.moai_proto.v1.Environment\",\n\x15GetEnvironmentRequest\x12\x13\n\x0b\x65nvironment\x18\x01 \x01(\t\"\x7f\n\x16GetEnvironmentResponse\x12/\n\x0b\x65nvironment\x18\x01 \x01(\x0b\x32\x1a.moai_proto.v1.Environment\x12\x12\n\nis_default\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x10\n\x08shadowed\x18\x04 \x03(\t\"l\n\x17\x43heckEnvironmentRequest\x12\x13\n\x0b\x65nvironment\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\r\n\x05token\x18\x03 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x04 \x01(\t\x12\x0c\n\x04work\x18\x05 \x01(\t\"`\n\x05\x43heck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x07verdict\x18\x02 \x01(\x0e\x32\x16.moai_proto.v1.Verdict\x12\x10\n\x08\x65vidence\x18\x03 \x01(\t\x12\x0e\n\x06remedy\x18\x04 \x01(\t\"@\n\x18\x43heckEnvironmentResponse\x12$\n\x06\x63hecks\x18\x01 \x03(\x0b\x32\x14.moai_proto.v1.Check\"(\n\nSourceFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\xe0\x01\n\x1aInstallRequirementsRequest\x12*\n\x07options\x18\x01 \x01(\x0b\x32\x19.moai_proto.v1.JobOptions\x12\x14\n\x0crequirements\x18\x02 \x03(\t\x12\x19\n\x11requirement_paths\x18\x03 \x03(\t\x12\x34\n\x11requirement_files\x18\x04 \x03(\x0b\x32\x19.moai_proto.v1.SourceFile\x12\x1e\n\x16requirement_file_count\x18\x05 \x01(\x05\x12\x0f\n\x07\x64ry_run\x18\x06 \x01(\x08\">\n\x1bInstallRequirementsResponse\x12\x1f\n\x03job\x18\x01 \x01(\x0b\x32\x12.moai_proto.v1.Job\"\xe0\x01\n\x18\x43reateEnvironmentRequest\x12*\n\x07options\x18\x01 \x01(\x0b\x32\x19.moai_proto.v1.JobOptions\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0epython_version\x18\x03 \x01(\t\x12\x15\n\rmoreh_version\x18\x04 \x01(\t\x12\x15\n\rtorch_version\x18\x05 \x01(\t\x12\x13\n\x0bsource_path\x18\x06 \x01(\t\x12/\n\x0csource_files\x18\x07 \x03(\x0b\x32\x19.moai_proto.v1.SourceFile\"<\n\x19\x43reateEnvironmentResponse\x12\x1f\n\x03job\x18\x01 \x01(\x0b\x32\x12.moai_proto.v1.Job*p\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x0e\n\nVERDICT_OK\x10\x01\x12\x13\n\x0fVERDICT_WARNING\x10\x02\x12\x12\n\x0eVERDICT_FAILED\x10\x03\x12\x13\n\x0fVERDICT_SKIPPED\x10\x04\x32\x93\x04\n\x12\x45nvironmentService\x12\x63\n\x10ListEnvironments\x12&.moai_proto.v1.ListEnvironmentsRequest\x1a\'.moai_proto.v1.ListEnvironmentsResponse\x12]\n\x0eGetEnvironment\x12$.moai_proto.v1.GetEnvironmentRequest\x1a%.moai_proto.v1.GetEnvironmentResponse\x12\x63\n\x10\x43heckEnvironment\x12&.moai_proto.v1.CheckEnvironmentRequest\x1a\'.moai_proto.v1.CheckEnvironmentResponse\x12l\n\x13InstallRequirements\x12).moai_proto.v1.InstallRequirementsRequest\x1a*.moai_proto.v1.InstallRequirementsResponse\x12\x66\n\x11\x43reateEnvironment\x12\'.moai_proto.v1.CreateEnvironmentRequest\x1a(.moai_proto.v1.CreateEnvironmentResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -23,22 +24,36 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
   _globals['_ENVIRONMENT_PACKAGESENTRY']._options = None
   _globals['_ENVIRONMENT_PACKAGESENTRY']._serialized_options = b'8\001'
-  _globals['_VERDICT']._serialized_start=684
-  _globals['_VERDICT']._serialized_end=796
-  _globals['_LISTENVIRONMENTSREQUEST']._serialized_start=50
-  _globals['_LISTENVIRONMENTSREQUEST']._serialized_end=75
-  _globals['_ENVIRONMENT']._serialized_start=78
-  _globals['_ENVIRONMENT']._serialized_end=330
-  _globals['_ENVIRONMENT_PACKAGESENTRY']._serialized_start=283
-  _globals['_ENVIRONMENT_PACKAGESENTRY']._serialized_end=330
-  _globals['_LISTENVIRONMENTSRESPONSE']._serialized_start=332
-  _globals['_LISTENVIRONMENTSRESPONSE']._serialized_end=408
-  _globals['_CHECKENVIRONMENTREQUEST']._serialized_start=410
-  _globals['_CHECKENVIRONMENTREQUEST']._serialized_end=518
-  _globals['_CHECK']._serialized_start=520
-  _globals['_CHECK']._serialized_end=616
-  _globals['_CHECKENVIRONMENTRESPONSE']._serialized_start=618
-  _globals['_CHECKENVIRONMENTRESPONSE']._serialized_end=682
-  _globals['_ENVIRONMENTSERVICE']._serialized_start=799
-  _globals['_ENVIRONMENTSERVICE']._serialized_end=1021
+  _globals['_VERDICT']._serialized_start=1506
+  _globals['_VERDICT']._serialized_end=1618
+  _globals['_LISTENVIRONMENTSREQUEST']._serialized_start=75
+  _globals['_LISTENVIRONMENTSREQUEST']._serialized_end=100
+  _globals['_ENVIRONMENT']._serialized_start=103
+  _globals['_ENVIRONMENT']._serialized_end=355
+  _globals['_ENVIRONMENT_PACKAGESENTRY']._serialized_start=308
+  _globals['_ENVIRONMENT_PACKAGESENTRY']._serialized_end=355
+  _globals['_LISTENVIRONMENTSRESPONSE']._serialized_start=357
+  _globals['_LISTENVIRONMENTSRESPONSE']._serialized_end=433
+  _globals['_GETENVIRONMENTREQUEST']._serialized_start=435
+  _globals['_GETENVIRONMENTREQUEST']._serialized_end=479
+  _globals['_GETENVIRONMENTRESPONSE']._serialized_start=481
+  _globals['_GETENVIRONMENTRESPONSE']._serialized_end=608
+  _globals['_CHECKENVIRONMENTREQUEST']._serialized_start=610
+  _globals['_CHECKENVIRONMENTREQUEST']._serialized_end=718
+  _globals['_CHECK']._serialized_start=720
+  _globals['_CHECK']._serialized_end=816
+  _globals['_CHECKENVIRONMENTRESPONSE']._serialized_start=818
+  _globals['_CHECKENVIRONMENTRESPONSE']._serialized_end=882
+  _globals['_SOURCEFILE']._serialized_start=884
+  _globals['_SOURCEFILE']._serialized_end=924
+  _globals['_INSTALLREQUIREMENTSREQUEST']._serialized_start=927
+  _globals['_INSTALLREQUIREMENTSREQUEST']._serialized_end=1151
+  _globals['_INSTALLREQUIREMENTSRESPONSE']._serialized_start=1153
+  _globals['_INSTALLREQUIREMENTSRESPONSE']._serialized_end=1215
+  _globals['_CREATEENVIRONMENTREQUEST']._serialized_start=1218
+  _globals['_CREATEENVIRONMENTREQUEST']._serialized_end=1442
+  _globals['_CREATEENVIRONMENTRESPONSE']._serialized_start=1444
+  _globals['_CREATEENVIRONMENTRESPONSE']._serialized_end=1504
+  _globals['_ENVIRONMENTSERVICE']._serialized_start=1621
+  _globals['_ENVIRONMENTSERVICE']._serialized_end=2152
 # @@protoc_insertion_point(module_scope)

@@ -1,3 +1,4 @@
+from moai_proto.v1 import job_pb2 as _job_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -56,6 +57,24 @@ class ListEnvironmentsResponse(_message.Message):
     environments: _containers.RepeatedCompositeFieldContainer[Environment]
     def __init__(self, environments: _Optional[_Iterable[_Union[Environment, _Mapping]]] = ...) -> None: ...
 
+class GetEnvironmentRequest(_message.Message):
+    __slots__ = ("environment",)
+    ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    environment: str
+    def __init__(self, environment: _Optional[str] = ...) -> None: ...
+
+class GetEnvironmentResponse(_message.Message):
+    __slots__ = ("environment", "is_default", "reason", "shadowed")
+    ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    IS_DEFAULT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SHADOWED_FIELD_NUMBER: _ClassVar[int]
+    environment: Environment
+    is_default: bool
+    reason: str
+    shadowed: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, environment: _Optional[_Union[Environment, _Mapping]] = ..., is_default: bool = ..., reason: _Optional[str] = ..., shadowed: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class CheckEnvironmentRequest(_message.Message):
     __slots__ = ("environment", "model", "token", "endpoint", "work")
     ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
@@ -87,3 +106,57 @@ class CheckEnvironmentResponse(_message.Message):
     CHECKS_FIELD_NUMBER: _ClassVar[int]
     checks: _containers.RepeatedCompositeFieldContainer[Check]
     def __init__(self, checks: _Optional[_Iterable[_Union[Check, _Mapping]]] = ...) -> None: ...
+
+class SourceFile(_message.Message):
+    __slots__ = ("name", "text")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    text: str
+    def __init__(self, name: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
+
+class InstallRequirementsRequest(_message.Message):
+    __slots__ = ("options", "requirements", "requirement_paths", "requirement_files", "requirement_file_count", "dry_run")
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    REQUIREMENTS_FIELD_NUMBER: _ClassVar[int]
+    REQUIREMENT_PATHS_FIELD_NUMBER: _ClassVar[int]
+    REQUIREMENT_FILES_FIELD_NUMBER: _ClassVar[int]
+    REQUIREMENT_FILE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    options: _job_pb2.JobOptions
+    requirements: _containers.RepeatedScalarFieldContainer[str]
+    requirement_paths: _containers.RepeatedScalarFieldContainer[str]
+    requirement_files: _containers.RepeatedCompositeFieldContainer[SourceFile]
+    requirement_file_count: int
+    dry_run: bool
+    def __init__(self, options: _Optional[_Union[_job_pb2.JobOptions, _Mapping]] = ..., requirements: _Optional[_Iterable[str]] = ..., requirement_paths: _Optional[_Iterable[str]] = ..., requirement_files: _Optional[_Iterable[_Union[SourceFile, _Mapping]]] = ..., requirement_file_count: _Optional[int] = ..., dry_run: bool = ...) -> None: ...
+
+class InstallRequirementsResponse(_message.Message):
+    __slots__ = ("job",)
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    job: _job_pb2.Job
+    def __init__(self, job: _Optional[_Union[_job_pb2.Job, _Mapping]] = ...) -> None: ...
+
+class CreateEnvironmentRequest(_message.Message):
+    __slots__ = ("options", "name", "python_version", "moreh_version", "torch_version", "source_path", "source_files")
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PYTHON_VERSION_FIELD_NUMBER: _ClassVar[int]
+    MOREH_VERSION_FIELD_NUMBER: _ClassVar[int]
+    TORCH_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_PATH_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FILES_FIELD_NUMBER: _ClassVar[int]
+    options: _job_pb2.JobOptions
+    name: str
+    python_version: str
+    moreh_version: str
+    torch_version: str
+    source_path: str
+    source_files: _containers.RepeatedCompositeFieldContainer[SourceFile]
+    def __init__(self, options: _Optional[_Union[_job_pb2.JobOptions, _Mapping]] = ..., name: _Optional[str] = ..., python_version: _Optional[str] = ..., moreh_version: _Optional[str] = ..., torch_version: _Optional[str] = ..., source_path: _Optional[str] = ..., source_files: _Optional[_Iterable[_Union[SourceFile, _Mapping]]] = ...) -> None: ...
+
+class CreateEnvironmentResponse(_message.Message):
+    __slots__ = ("job",)
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    job: _job_pb2.Job
+    def __init__(self, job: _Optional[_Union[_job_pb2.Job, _Mapping]] = ...) -> None: ...

@@ -20,10 +20,25 @@ class EnvironmentServiceStub(object):
                 request_serializer=moai__proto_dot_v1_dot_environment__pb2.ListEnvironmentsRequest.SerializeToString,
                 response_deserializer=moai__proto_dot_v1_dot_environment__pb2.ListEnvironmentsResponse.FromString,
                 )
+        self.GetEnvironment = channel.unary_unary(
+                '/moai_proto.v1.EnvironmentService/GetEnvironment',
+                request_serializer=moai__proto_dot_v1_dot_environment__pb2.GetEnvironmentRequest.SerializeToString,
+                response_deserializer=moai__proto_dot_v1_dot_environment__pb2.GetEnvironmentResponse.FromString,
+                )
         self.CheckEnvironment = channel.unary_unary(
                 '/moai_proto.v1.EnvironmentService/CheckEnvironment',
                 request_serializer=moai__proto_dot_v1_dot_environment__pb2.CheckEnvironmentRequest.SerializeToString,
                 response_deserializer=moai__proto_dot_v1_dot_environment__pb2.CheckEnvironmentResponse.FromString,
+                )
+        self.InstallRequirements = channel.unary_unary(
+                '/moai_proto.v1.EnvironmentService/InstallRequirements',
+                request_serializer=moai__proto_dot_v1_dot_environment__pb2.InstallRequirementsRequest.SerializeToString,
+                response_deserializer=moai__proto_dot_v1_dot_environment__pb2.InstallRequirementsResponse.FromString,
+                )
+        self.CreateEnvironment = channel.unary_unary(
+                '/moai_proto.v1.EnvironmentService/CreateEnvironment',
+                request_serializer=moai__proto_dot_v1_dot_environment__pb2.CreateEnvironmentRequest.SerializeToString,
+                response_deserializer=moai__proto_dot_v1_dot_environment__pb2.CreateEnvironmentResponse.FromString,
                 )
 
 
@@ -38,8 +53,31 @@ class EnvironmentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetEnvironment(self, request, context):
+        """One environment, and why it is or is not the one jobs run in.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CheckEnvironment(self, request, context):
         """Named checks, each with a verdict, evidence and a remedy.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def InstallRequirements(self, request, context):
+        """Installs packages as a job: what would change is resolved and told first, and
+        whatever would replace a Moreh build of torch is refused (TORCH_PROTECTED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateEnvironment(self, request, context):
+        """Makes a new environment as a job; one that exists is never touched
+        (ENVIRONMENT_EXISTS).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -53,10 +91,25 @@ def add_EnvironmentServiceServicer_to_server(servicer, server):
                     request_deserializer=moai__proto_dot_v1_dot_environment__pb2.ListEnvironmentsRequest.FromString,
                     response_serializer=moai__proto_dot_v1_dot_environment__pb2.ListEnvironmentsResponse.SerializeToString,
             ),
+            'GetEnvironment': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEnvironment,
+                    request_deserializer=moai__proto_dot_v1_dot_environment__pb2.GetEnvironmentRequest.FromString,
+                    response_serializer=moai__proto_dot_v1_dot_environment__pb2.GetEnvironmentResponse.SerializeToString,
+            ),
             'CheckEnvironment': grpc.unary_unary_rpc_method_handler(
                     servicer.CheckEnvironment,
                     request_deserializer=moai__proto_dot_v1_dot_environment__pb2.CheckEnvironmentRequest.FromString,
                     response_serializer=moai__proto_dot_v1_dot_environment__pb2.CheckEnvironmentResponse.SerializeToString,
+            ),
+            'InstallRequirements': grpc.unary_unary_rpc_method_handler(
+                    servicer.InstallRequirements,
+                    request_deserializer=moai__proto_dot_v1_dot_environment__pb2.InstallRequirementsRequest.FromString,
+                    response_serializer=moai__proto_dot_v1_dot_environment__pb2.InstallRequirementsResponse.SerializeToString,
+            ),
+            'CreateEnvironment': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateEnvironment,
+                    request_deserializer=moai__proto_dot_v1_dot_environment__pb2.CreateEnvironmentRequest.FromString,
+                    response_serializer=moai__proto_dot_v1_dot_environment__pb2.CreateEnvironmentResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -87,6 +140,23 @@ class EnvironmentService(object):
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
     @staticmethod
+    def GetEnvironment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/moai_proto.v1.EnvironmentService/GetEnvironment',
+            moai__proto_dot_v1_dot_environment__pb2.GetEnvironmentRequest.SerializeToString,
+            moai__proto_dot_v1_dot_environment__pb2.GetEnvironmentResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
     def CheckEnvironment(request,
             target,
             options=(),
@@ -100,5 +170,39 @@ class EnvironmentService(object):
         return grpc.experimental.unary_unary(request, target, '/moai_proto.v1.EnvironmentService/CheckEnvironment',
             moai__proto_dot_v1_dot_environment__pb2.CheckEnvironmentRequest.SerializeToString,
             moai__proto_dot_v1_dot_environment__pb2.CheckEnvironmentResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def InstallRequirements(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/moai_proto.v1.EnvironmentService/InstallRequirements',
+            moai__proto_dot_v1_dot_environment__pb2.InstallRequirementsRequest.SerializeToString,
+            moai__proto_dot_v1_dot_environment__pb2.InstallRequirementsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def CreateEnvironment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/moai_proto.v1.EnvironmentService/CreateEnvironment',
+            moai__proto_dot_v1_dot_environment__pb2.CreateEnvironmentRequest.SerializeToString,
+            moai__proto_dot_v1_dot_environment__pb2.CreateEnvironmentResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

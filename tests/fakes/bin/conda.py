@@ -1,8 +1,15 @@
-"""Fake ``conda``: the few subcommands that only read, over the folders of a look-alike home."""
+"""Fake ``conda`` over the folders of a look-alike home: the subcommands that read, and ``create``.
+
+``create`` makes a real virtual environment of this Python that looks like conda's, with pip where it
+is asked for. As the real one does (conda/cli/main_create.py), ``-y`` removes an environment that is
+there and goes on in a folder that is none.
+"""
 
 import json
 import os
 import re
+import shutil
+import subprocess
 import sys
 
 
@@ -51,7 +58,51 @@ def package_list(base, words):
     return 0
 
 
+def create(base, words):
+    """``create -y [-q] (-n NAME | -p PREFIX) python=3.8 pip``; whatever version is asked, this Python's."""
+    prefix = option(words, "-p") or os.path.join(base, "envs", option(words, "-n") or "")
+    if "-y" not in words:
+        sys.stderr.write("CondaSystemExit: Exiting.\n")
+        return 1
+    if os.path.isdir(os.path.join(prefix, "conda-meta")):
+        print("Removing existing environment {}".format(prefix))
+        shutil.rmtree(prefix)
+    wanted = next((word for word in words if word.startswith("python=")), "python=" + "{}.{}".format(*sys.version_info))
+    if wanted == "python=3.99":
+        sys.stderr.write("\nPackagesNotFoundError: The following packages are not available: python=3.99\n\n")
+        return 1
+    words_of_venv = [] if "pip" in words else ["--without-pip"]
+    subprocess.check_call([sys.executable, "-I", "-m", "venv", prefix] + words_of_venv)
+    os.makedirs(os.path.join(prefix, "conda-meta"))
+    with open(os.path.join(prefix, "conda-meta", "history"), "w") as file:
+        file.write("==> 2024-06-01 10:00:00 <==\n# cmd: conda {}\n".format(" ".join(words)))
+    with open(os.path.join(os.path.expanduser("~"), ".conda", "environments.txt"), "a") as file:
+        file.write(prefix + "\n")
+    print("#\n# To activate this environment, use\n#\n#     $ conda activate {}".format(os.path.basename(prefix)))
+    return 0
+
+
+def env_create(base, words):
+    """``env create -p PREFIX -f FILE``: the dependencies are listed, not installed."""
+    path = option(words, "-f")
+    if not path or not os.path.isfile(path):
+        sys.stderr.write("\nEnvironmentFileNotFound: '{}' file not found\n\n".format(path))
+        return 1
+    with open(path) as file:
+        text = file.read()
+    print("Collecting package metadata: done\n{}".format(text))
+    return create(base, ["-y", "-p", option(words, "-p"), "python", "pip"])
+
+
+def option(words, name):
+    return words[words.index(name) + 1] if name in words[:-1] else None
+
+
 def main(base, words):
+    if words[:1] == ["create"]:
+        return create(base, words[1:])
+    if words[:2] == ["env", "create"]:
+        return env_create(base, words[2:])
     if words[:2] == ["env", "list"] or words[:2] == ["info", "--envs"] or words[:2] == ["info", "-e"]:
         return env_list(base, "--json" in words)
     if words[:2] == ["info", "--base"]:
