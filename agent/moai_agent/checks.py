@@ -88,7 +88,7 @@ def _packages(chosen: Optional[Any]) -> Check:
     have = ["%s %s" % (n, getattr(chosen, n)) for n in names if getattr(chosen, n)]
     lack = [n for n in names if not getattr(chosen, n)]
     if lack:
-        remedy = "%s -m pip install %s" % (chosen.python, " ".join(lack))
+        remedy = "moai remote env install --env %s %s" % (chosen.name, " ".join(lack))
         needed = [n for n in lack if n != "peft"]
         verdict = "failed" if needed else "warning"
         return Check("packages", verdict, "missing: %s; there: %s" % (", ".join(lack), ", ".join(have) or "none"), remedy)

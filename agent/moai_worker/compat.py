@@ -46,7 +46,7 @@ def require(packages: Iterable[str]) -> None:
         raise StepError(
             "PACKAGE_MISSING",
             "{} has no {}.".format(sys.executable, ", ".join(missing)),
-            "{} -m pip install {}".format(sys.executable, " ".join(missing)),
+            "moai remote env install --env {} {}".format(sys.executable, " ".join(missing)),
             {"packages": " ".join(missing), "python": sys.executable},
         )
 
@@ -308,7 +308,7 @@ def failure(error: BaseException, doing: str, reason: str, next_action: str) -> 
         return StepError(
             "PACKAGE_MISSING",
             "{} lacks {} for {}. {}".format(sys.executable, name or "a package", doing, text),
-            "Install it: {} -m pip install {}".format(sys.executable, name or "..."),
+            "Install it: moai remote env install --env {} {}".format(sys.executable, name or "..."),
             details,
         )
     return StepError(reason, "Failed while {}. {}".format(doing, text), next_action, details)

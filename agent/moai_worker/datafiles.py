@@ -247,7 +247,7 @@ def package_missing(package: str, purpose: str, error: ImportError) -> StepError
     return StepError(
         "PACKAGE_MISSING",
         "{} needs the package {}, which {} cannot import{}".format(purpose, package, sys.executable, broken),
-        "{} -m pip install {}".format(sys.executable, package),
+        "moai remote env install --env {} {}".format(sys.executable, package),
         {"package": package, "python": sys.executable},
     )
 

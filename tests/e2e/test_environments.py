@@ -103,6 +103,22 @@ def test_a_virtual_environment_from_the_laptops_requirements_runs_a_job(box, tmp
     assert said == "2.0\n"
 
 
+def test_a_creation_that_failed_later_is_resumed_in_the_same_environment(box, index, tmp_path):
+    (tmp_path / "requirements.txt").write_text("tinydep\nlater==1.0\n")
+    words = ["env", "create", "again", "--from", f"laptop:{tmp_path / 'requirements.txt'}", "--moreh", "none"]
+    events = changing(box, *words, code=3)
+    reason = events[-1]["data"]["reason"]
+    assert reason["code"] == "INSTALL_FAILED" and "later" in reason["message"]
+    wheels.build(index, "later", "1.0")
+    try:
+        lines = [json.loads(line) for line in ok(box, "resume", events[0]["job"], "--json").splitlines()]
+    finally:
+        (index / "later-1.0-py3-none-any.whl").unlink()
+    ended = [(e["data"]["name"], e["data"]["state"]) for e in lines if e["type"] == "step" and e["data"]["state"] != "RUNNING"]
+    assert ended == [("create", "SKIPPED"), ("install", "SUCCEEDED")]
+    assert ok(box, "run", "--env", "again", "--", "python", "-c", "import later, tinydep; print('ok')") == "ok\n"
+
+
 def test_a_moreh_torch_is_refused_to_be_replaced_and_nothing_changes(box):
     done = box.moai("remote", "env", "install", "--env", "pytorch", "tinypkg", "needsnew", *box.pip)
     said = done.stdout.decode() + done.stderr.decode()

@@ -507,4 +507,4 @@ def test_a_missing_package_is_named_with_its_python(python, model, step, tmp_pat
         bare.close()
     assert got["error"]["code"] == "PACKAGE_MISSING"
     assert got["error"]["details"]["package"] == named
-    assert got["error"]["next"].endswith("-m pip install " + named)
+    assert got["error"]["next"].startswith("moai remote env install --env ") and got["error"]["next"].endswith(" " + named)

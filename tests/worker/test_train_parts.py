@@ -127,8 +127,8 @@ def test_a_missing_package_is_named_with_the_python_that_lacks_it():
     with pytest.raises(StepError) as caught:
         compat.require(("json", "no_such_package"))
     assert caught.value.reason == "PACKAGE_MISSING"
-    assert sys.executable in caught.value.message and caught.value.next.endswith(
-        "pip install no_such_package"
+    assert sys.executable in caught.value.message and caught.value.next == "moai remote env install --env {} no_such_package".format(
+        sys.executable
     )
 
 
