@@ -61,7 +61,12 @@ def host_id(home: str) -> str:
 def _is_shared(path: str) -> bool:
     while not os.path.exists(path):
         path = os.path.dirname(path)
-    return mount_of(path)[1].startswith(_SHARED_TYPES)
+    return is_shared_type(mount_of(path)[1])
+
+
+def is_shared_type(kind: str) -> bool:
+    """Whether several containers may mount a file system of this type at once."""
+    return kind.startswith(_SHARED_TYPES)
 
 
 def mounts() -> List[Tuple[str, str]]:

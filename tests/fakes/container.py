@@ -24,7 +24,15 @@ TOKEN = "ZmFrZS1tb2FpLXRva2VuLTAwMDE="
 BARE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # Packages of an environment made for the Llama 3 tutorial of MAF 24.5.
-PACKAGES = {"transformers": "4.36.2", "accelerate": "0.30.1", "datasets": "2.19.0"}
+PACKAGES = {
+    "transformers": "4.36.2",
+    "accelerate": "0.30.1",
+    "datasets": "2.19.0",
+    "safetensors": "0.4.3",
+    "numpy": "1.23.5",
+    "jinja2": "3.1.4",
+    "peft": "0.6.1",
+}
 
 _LIST_PACKAGES = """
 import importlib.metadata
@@ -217,7 +225,9 @@ def build_home(
         state: further values: ``latest``, ``name``, ``token``, ``devices``, ``default``,
             ``catalogue``, ``menu_order`` ("new" or "old"), ``star_gap`` (0-2 blanks), ``group``,
             ``menu_option`` (``-M`` works), ``at_eof`` ("exit" or "hang"), ``hang`` (every tool),
-            ``clock``, ``starless``, ``header_word``, ``star_after_add``.
+            ``clock``, ``starless``, ``header_word``, ``star_after_add``, ``outdated`` (the server
+            refuses this framework), ``torch_devices`` and ``torch_trouble`` (``hang``, ``glibc``,
+            ``numpy``, ``token`` or a message) of ``python -c '... torch.cuda ...'``.
     """
     folder = os.path.abspath(folder)
     wanted = {"pytorch": None} if envs is None else envs
@@ -247,6 +257,9 @@ def build_home(
         "starless": False,
         "header_word": "Flavor",
         "star_after_add": True,
+        "outdated": False,
+        "torch_devices": 1,
+        "torch_trouble": "",
     }
     unknown = sorted(set(state) - set(values))
     if unknown:
@@ -288,7 +301,7 @@ def _build_conda(home: ContainerHome, envs: Dict[str, Optional[str]], torch: str
         home.env_pythons[name] = os.path.join(prefix, "bin", "python")
         # A wrapper, not a link: a link into a virtual environment would leave its packages behind.
         for link in ("python", "python3"):
-            _script(os.path.join(prefix, "bin", link), [interpreter])
+            _python(os.path.join(prefix, "bin", link), interpreter, home)
         _mark_conda(prefix, version)
         site = os.path.join(prefix, "lib", "python" + ".".join(version.split(".")[:2]), "site-packages")
         os.makedirs(site, exist_ok=True)
@@ -302,7 +315,7 @@ def _packages(python: Optional[str], torch: str, maf: str) -> Dict[str, str]:
     if python is None:
         local = {"1.7.1": "cu110.", "1.10.0": "cu111.", "1.13.1": "cu116."}.get(torch, "")
         return dict(PACKAGES, torch="{}+{}moreh{}".format(torch, local, maf))
-    names = ("torch", "transformers", "datasets", "peft", "accelerate")
+    names = ("torch", *PACKAGES)
     found = {}
     for line in _ask(python, _LIST_PACKAGES).splitlines():
         name, _, version = line.partition(" ")
@@ -338,6 +351,16 @@ def _dist_info(site: str, name: str, version: str) -> None:
 def _script(path: str, argv: List[str]) -> None:
     _write(path, '#!/bin/sh\nexec {} "$@"\n'.format(" ".join(map(shlex.quote, argv))))
     os.chmod(path, 0o755)
+
+
+def _python(path: str, interpreter: str, home: ContainerHome) -> None:
+    """An interpreter whose torch, asked in one line about the accelerator, answers as Moreh's does."""
+    fake = [sys.executable, "-I", "-S", os.path.join(home.home, ".moreh", "lib", "torch_cuda.py")]
+    _script(path, [interpreter])
+    with open(path, encoding="utf-8") as file:
+        usual = file.read().partition("\n")[2]
+    ask = 'case "$1 $2" in "-c "*torch.cuda.*) exec {} "$@";; esac'.format(" ".join(map(shlex.quote, fake)))
+    _write(path, "#!/bin/sh\n{}\n{}".format(ask, usual))
 
 
 def _fill(template: str, path: str, **values: str) -> None:

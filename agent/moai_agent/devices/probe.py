@@ -111,8 +111,8 @@ def _exit(code: int) -> str:
 
 def _quote(output: bytes) -> str:
     """The last line that says something, without secrets or half tables; where tools put the cause."""
-    for line in reversed(output.decode("utf-8", "replace").splitlines()):
-        line = line.strip()
-        if line and "|" not in line and any(letter.isalnum() for letter in line):
-            return redact(line)[:200]
-    return ""
+    lines = [line.strip() for line in output.decode("utf-8", "replace").splitlines()]
+    telling = [line for line in lines if "|" not in line and any(letter.isalnum() for letter in line)]
+    # What the shell says of a crash comes behind its cause.
+    causes = [line for line in telling if not line.startswith(("Aborted", "Segmentation fault"))]
+    return redact((causes or telling or [""])[-1])[:200]

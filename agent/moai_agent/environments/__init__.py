@@ -6,7 +6,14 @@ agent, in worker threads: everything here blocks, within stated bounds.
 
 from moai_agent.environments.activate import Activated, Login, activate, activation_env, login, login_env
 from moai_agent.environments.choosing import EnvironmentChoice, choose, fits
-from moai_agent.environments.find import Environment, describe, environment_at, list_environments
+from moai_agent.environments.find import (
+    Environment,
+    describe,
+    environment_at,
+    list_environments,
+    packages_of,
+    shadowing,
+)
 from moai_agent.environments.inspect import TorchVersion, ask_python, torch_version, version_key
 
 __all__ = [
@@ -25,6 +32,8 @@ __all__ = [
     "list_environments",
     "login",
     "login_env",
+    "packages_of",
+    "shadowing",
     "torch_version",
     "version_key",
 ]

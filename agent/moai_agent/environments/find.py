@@ -9,10 +9,11 @@ places named here are looked at. Runs in the agent. Choosing is ``choosing.py``.
 import os
 import re
 from dataclasses import dataclass
-from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from moai_agent.environments.inspect import (
     installed,
+    installed_names,
     names_in,
     python_version,
     read_text,
@@ -132,13 +133,10 @@ def describe(name: str, kind: str, prefix: str, python: str, home: str = "") -> 
     version = python_version(prefix, python)
     minor = ".".join((version or "").split(".")[:2])
     folders = _folders(kind, prefix, minor)
-    user_site = os.path.join(home, ".local", "lib", "python" + minor, "site-packages")
     own = installed(folders)
-    shadow: Dict[str, str] = {}
     # `~/.local` comes before an environment's own packages (site module documentation), except
     # in a virtual environment that is closed to the system's.
-    if home and minor and (kind != VENV or venv_config(prefix).get("include-system-site-packages") == "true"):
-        shadow = installed([user_site])
+    shadow = installed([_user_site(home, minor)]) if _sees_user_site(kind, prefix, home, minor) else {}
     versions = dict(own)
     versions.update(shadow)
     torch = versions.get("torch")
@@ -156,6 +154,45 @@ def describe(name: str, kind: str, prefix: str, python: str, home: str = "") -> 
         accelerate=versions.get("accelerate"),
         shadowed=tuple(sorted(name for name in shadow if own.get(name, shadow[name]) != shadow[name])),
     )
+
+
+def packages_of(environment: Environment, home: str, names: Optional[Iterable[str]] = None) -> Dict[str, str]:
+    """Versions of packages as the environment's interpreter sees them, ``~/.local`` included.
+
+    Args:
+        home: whose ``~/.local`` may shadow packages. names: which; None for every one.
+    """
+    own, user = _two_places(environment, home, names)
+    return dict(own, **user)
+
+
+def shadowing(environment: Environment, home: str) -> Dict[str, Tuple[str, str]]:
+    """Packages that ``~/.local`` hides: name -> (version there, the environment's own)."""
+    own, user = _two_places(environment, home, None)
+    return {name: (version, own[name]) for name, version in user.items() if own.get(name, version) != version}
+
+
+def _two_places(
+    environment: Environment, home: str, names: Optional[Iterable[str]]
+) -> Tuple[Dict[str, str], Dict[str, str]]:
+    minor = ".".join((environment.python_version or "").split(".")[:2])
+    folders = _folders(environment.kind, environment.prefix, minor)
+    wanted = None if names is None else list(names)
+
+    def look(places: List[str]) -> Dict[str, str]:
+        return installed_names(places) if wanted is None else installed(places, wanted)
+
+    return look(folders), look([_user_site(home, minor)]) if _sees_user_site(environment.kind, environment.prefix, home, minor) else {}
+
+
+def _user_site(home: str, minor: str) -> str:
+    return os.path.join(home, ".local", "lib", "python" + minor, "site-packages")
+
+
+def _sees_user_site(kind: str, prefix: str, home: str, minor: str) -> bool:
+    if not home or not minor:
+        return False
+    return kind != VENV or venv_config(prefix).get("include-system-site-packages") == "true"
 
 
 def environment_at(path: str, home: str = "") -> Optional[Environment]:

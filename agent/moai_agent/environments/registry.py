@@ -122,6 +122,10 @@ class Registry:
             )
             raise AgentError(problem.reason, str(problem), problem.next, {"environments": table})
 
+    def remembered(self) -> str:
+        """What ``remember`` kept; "" when there is nothing."""
+        return str((jobdir.read_json(self._config.host.settings) or {}).get("environment") or "")
+
     def remember(self, name: str) -> None:
         """Keep the host's environment for later jobs; "" forgets it."""
         kept = jobdir.read_json(self._config.host.settings) or {}

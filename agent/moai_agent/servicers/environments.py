@@ -6,6 +6,8 @@ from typing import Any
 from moai_proto.v1 import environment_pb2, environment_pb2_grpc
 
 from moai_agent import checks, convert
+from moai_agent.checks import ground
+from moai_agent.environments import packages_of
 from moai_agent.jobs import environments
 
 _VERDICTS = {
@@ -13,6 +15,12 @@ _VERDICTS = {
     "warning": environment_pb2.VERDICT_WARNING,
     "failed": environment_pb2.VERDICT_FAILED,
     "skipped": environment_pb2.VERDICT_SKIPPED,
+}
+_REMEDIES = {
+    "": environment_pb2.REMEDY_UNSPECIFIED,
+    ground.RESET_DEVICE: environment_pb2.REMEDY_RESET_DEVICE,
+    ground.MAKE_WORK_FOLDER: environment_pb2.REMEDY_MAKE_WORK_FOLDER,
+    ground.REMEMBER_ENVIRONMENT: environment_pb2.REMEDY_REMEMBER_ENVIRONMENT,
 }
 
 
@@ -27,8 +35,17 @@ class EnvironmentServicer(environment_pb2_grpc.EnvironmentServiceServicer):
     ) -> environment_pb2.ListEnvironmentsResponse:
         """All, looked up anew."""
         loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(None, lambda: self._agent.registry.list(fresh=True))
-        return environment_pb2.ListEnvironmentsResponse(environments=[_environment(e) for e in found])
+
+        def work() -> environment_pb2.ListEnvironmentsResponse:
+            found = self._agent.registry.list(fresh=True)
+            home = self._agent.registry.login().get("HOME") or ""
+            answer = environment_pb2.ListEnvironmentsResponse(environments=[_environment(e) for e in found])
+            if request.all_packages_wanted:
+                for message, one in zip(answer.environments, found):
+                    message.packages.update(packages_of(one, home))
+            return answer
+
+        return await loop.run_in_executor(None, work)
 
     async def GetEnvironment(
         self, request: environment_pb2.GetEnvironmentRequest, context: Any
@@ -62,9 +79,9 @@ class EnvironmentServicer(environment_pb2_grpc.EnvironmentServiceServicer):
     ) -> environment_pb2.CheckEnvironmentResponse:
         """Named checks, in the order a person would make them."""
         loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(
-            None,
-            lambda: checks.run_all(
+
+        def work() -> environment_pb2.CheckEnvironmentResponse:
+            under = checks.Ground(
                 self._agent.config,
                 self._agent.registry,
                 environment=request.environment,
@@ -72,16 +89,33 @@ class EnvironmentServicer(environment_pb2_grpc.EnvironmentServiceServicer):
                 token=request.token,
                 endpoint=request.endpoint,
                 folder=request.work,
-            ),
+                deep=request.deep,
+            )
+            return environment_pb2.CheckEnvironmentResponse(checks=[_check(c) for c in checks.run_all(under)])
+
+        return await loop.run_in_executor(None, work)
+
+    async def ApplyRemedy(
+        self, request: environment_pb2.ApplyRemedyRequest, context: Any
+    ) -> environment_pb2.ApplyRemedyResponse:
+        """One of the few that change nothing else."""
+        fix = next((name for name, value in _REMEDIES.items() if value == request.remedy), "")
+        loop = asyncio.get_running_loop()
+        text = await loop.run_in_executor(
+            None, lambda: checks.apply(self._agent, fix, request.argument, request.environment)
         )
-        return environment_pb2.CheckEnvironmentResponse(
-            checks=[
-                environment_pb2.Check(
-                    name=c.name, verdict=_VERDICTS[c.verdict], evidence=c.evidence, remedy=c.remedy
-                )
-                for c in found
-            ]
-        )
+        return environment_pb2.ApplyRemedyResponse(text=text)
+
+
+def _check(found: checks.Check) -> environment_pb2.Check:
+    return environment_pb2.Check(
+        name=found.name,
+        verdict=_VERDICTS[found.verdict],
+        evidence=found.evidence,
+        remedy=found.remedy,
+        fix=_REMEDIES[found.fix],
+        argument=found.argument,
+    )
 
 
 def _environment(found: Any) -> environment_pb2.Environment:

@@ -14,15 +14,28 @@ class Verdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     VERDICT_WARNING: _ClassVar[Verdict]
     VERDICT_FAILED: _ClassVar[Verdict]
     VERDICT_SKIPPED: _ClassVar[Verdict]
+
+class Remedy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    REMEDY_UNSPECIFIED: _ClassVar[Remedy]
+    REMEDY_RESET_DEVICE: _ClassVar[Remedy]
+    REMEDY_MAKE_WORK_FOLDER: _ClassVar[Remedy]
+    REMEDY_REMEMBER_ENVIRONMENT: _ClassVar[Remedy]
 VERDICT_UNSPECIFIED: Verdict
 VERDICT_OK: Verdict
 VERDICT_WARNING: Verdict
 VERDICT_FAILED: Verdict
 VERDICT_SKIPPED: Verdict
+REMEDY_UNSPECIFIED: Remedy
+REMEDY_RESET_DEVICE: Remedy
+REMEDY_MAKE_WORK_FOLDER: Remedy
+REMEDY_REMEMBER_ENVIRONMENT: Remedy
 
 class ListEnvironmentsRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("all_packages_wanted",)
+    ALL_PACKAGES_WANTED_FIELD_NUMBER: _ClassVar[int]
+    all_packages_wanted: bool
+    def __init__(self, all_packages_wanted: bool = ...) -> None: ...
 
 class Environment(_message.Message):
     __slots__ = ("name", "kind", "prefix", "python", "python_version", "torch_version", "moreh_version", "packages")
@@ -76,30 +89,36 @@ class GetEnvironmentResponse(_message.Message):
     def __init__(self, environment: _Optional[_Union[Environment, _Mapping]] = ..., is_default: bool = ..., reason: _Optional[str] = ..., shadowed: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CheckEnvironmentRequest(_message.Message):
-    __slots__ = ("environment", "model", "token", "endpoint", "work")
+    __slots__ = ("environment", "model", "token", "endpoint", "work", "deep")
     ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
     WORK_FIELD_NUMBER: _ClassVar[int]
+    DEEP_FIELD_NUMBER: _ClassVar[int]
     environment: str
     model: str
     token: str
     endpoint: str
     work: str
-    def __init__(self, environment: _Optional[str] = ..., model: _Optional[str] = ..., token: _Optional[str] = ..., endpoint: _Optional[str] = ..., work: _Optional[str] = ...) -> None: ...
+    deep: bool
+    def __init__(self, environment: _Optional[str] = ..., model: _Optional[str] = ..., token: _Optional[str] = ..., endpoint: _Optional[str] = ..., work: _Optional[str] = ..., deep: bool = ...) -> None: ...
 
 class Check(_message.Message):
-    __slots__ = ("name", "verdict", "evidence", "remedy")
+    __slots__ = ("name", "verdict", "evidence", "remedy", "fix", "argument")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     EVIDENCE_FIELD_NUMBER: _ClassVar[int]
     REMEDY_FIELD_NUMBER: _ClassVar[int]
+    FIX_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENT_FIELD_NUMBER: _ClassVar[int]
     name: str
     verdict: Verdict
     evidence: str
     remedy: str
-    def __init__(self, name: _Optional[str] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., evidence: _Optional[str] = ..., remedy: _Optional[str] = ...) -> None: ...
+    fix: Remedy
+    argument: str
+    def __init__(self, name: _Optional[str] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., evidence: _Optional[str] = ..., remedy: _Optional[str] = ..., fix: _Optional[_Union[Remedy, str]] = ..., argument: _Optional[str] = ...) -> None: ...
 
 class CheckEnvironmentResponse(_message.Message):
     __slots__ = ("checks",)
@@ -160,3 +179,19 @@ class CreateEnvironmentResponse(_message.Message):
     JOB_FIELD_NUMBER: _ClassVar[int]
     job: _job_pb2.Job
     def __init__(self, job: _Optional[_Union[_job_pb2.Job, _Mapping]] = ...) -> None: ...
+
+class ApplyRemedyRequest(_message.Message):
+    __slots__ = ("remedy", "argument", "environment")
+    REMEDY_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENT_FIELD_NUMBER: _ClassVar[int]
+    ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    remedy: Remedy
+    argument: str
+    environment: str
+    def __init__(self, remedy: _Optional[_Union[Remedy, str]] = ..., argument: _Optional[str] = ..., environment: _Optional[str] = ...) -> None: ...
+
+class ApplyRemedyResponse(_message.Message):
+    __slots__ = ("text",)
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    def __init__(self, text: _Optional[str] = ...) -> None: ...

@@ -40,6 +40,11 @@ class EnvironmentServiceStub(object):
                 request_serializer=moai__proto_dot_v1_dot_environment__pb2.CreateEnvironmentRequest.SerializeToString,
                 response_deserializer=moai__proto_dot_v1_dot_environment__pb2.CreateEnvironmentResponse.FromString,
                 )
+        self.ApplyRemedy = channel.unary_unary(
+                '/moai_proto.v1.EnvironmentService/ApplyRemedy',
+                request_serializer=moai__proto_dot_v1_dot_environment__pb2.ApplyRemedyRequest.SerializeToString,
+                response_deserializer=moai__proto_dot_v1_dot_environment__pb2.ApplyRemedyResponse.FromString,
+                )
 
 
 class EnvironmentServiceServicer(object):
@@ -83,6 +88,13 @@ class EnvironmentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ApplyRemedy(self, request, context):
+        """Does what a check says would mend it; nothing is installed or deleted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EnvironmentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -110,6 +122,11 @@ def add_EnvironmentServiceServicer_to_server(servicer, server):
                     servicer.CreateEnvironment,
                     request_deserializer=moai__proto_dot_v1_dot_environment__pb2.CreateEnvironmentRequest.FromString,
                     response_serializer=moai__proto_dot_v1_dot_environment__pb2.CreateEnvironmentResponse.SerializeToString,
+            ),
+            'ApplyRemedy': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApplyRemedy,
+                    request_deserializer=moai__proto_dot_v1_dot_environment__pb2.ApplyRemedyRequest.FromString,
+                    response_serializer=moai__proto_dot_v1_dot_environment__pb2.ApplyRemedyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -204,5 +221,22 @@ class EnvironmentService(object):
         return grpc.experimental.unary_unary(request, target, '/moai_proto.v1.EnvironmentService/CreateEnvironment',
             moai__proto_dot_v1_dot_environment__pb2.CreateEnvironmentRequest.SerializeToString,
             moai__proto_dot_v1_dot_environment__pb2.CreateEnvironmentResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ApplyRemedy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/moai_proto.v1.EnvironmentService/ApplyRemedy',
+            moai__proto_dot_v1_dot_environment__pb2.ApplyRemedyRequest.SerializeToString,
+            moai__proto_dot_v1_dot_environment__pb2.ApplyRemedyResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

@@ -129,6 +129,11 @@ def refuse_trouble(state):
             "Please contact technical support if the problem persists.\n"
         )
         raise SystemExit(1)
+    if state.get("outdated"):
+        sys.stderr.write(
+            "[error] The current version of Moreh AI Framework is outdated and no longer supported in the system.\n"
+        )
+        raise SystemExit(1)
     if not (os.environ.get("MOREH_SDA_TOKEN") or state["token"]):
         sys.stderr.write(
             "terminate called after throwing an instance of 'moreh::InvalidToken'\n"
