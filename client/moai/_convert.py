@@ -244,11 +244,23 @@ def install_plan(value: dict[str, Any]) -> t.InstallPlan:
 
 
 def check(m: environment_pb2.Check) -> t.Check:
-    """One check."""
+    """One check; a remedy that this client does not know is left to a person."""
     from moai_proto.v1 import environment_pb2
 
     verdict = _enum_name(environment_pb2.Verdict, m.verdict, "VERDICT_", "skipped").lower()
-    return t.Check(m.name, verdict, m.evidence, m.remedy)
+    fix = remedies().get(m.fix, "")
+    return t.Check(m.name, verdict, m.evidence, m.remedy, fix, m.argument if fix else "")
+
+
+def remedies() -> dict[int, str]:
+    """Number in the contract -> name, of what ``ApplyRemedy`` does: ``reset-device``."""
+    from moai_proto.v1 import environment_pb2
+
+    return {
+        value: name.removeprefix("REMEDY_").lower().replace("_", "-")
+        for name, value in environment_pb2.Remedy.items()
+        if value
+    }
 
 
 def host_info(host: str, m: agent_pb2.GetAgentResponse) -> t.HostInfo:

@@ -7,8 +7,10 @@ commands use one service of eight.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
 
 from moai import _convert, _files, _index, _requirements, _submit
 from moai import _types as t
-from moai._config import HostConfig
+from moai._admin import change_host
+from moai._config import HostConfig, config
 from moai._degraded import REASONS, Inspector
 from moai._devices import DeviceControl
 from moai._errors import MoaiError
@@ -91,12 +94,13 @@ class Host(DeviceControl):
         answer = self.session.call(stub, "ListDevices", request, timeout_s=timeout_s + 45.0)
         return _convert.devices(self.name, answer)
 
-    def environments(self) -> list[t.Environment]:
-        """Python environments of the container, looked up anew."""
+    def environments(self, all_packages: bool = False) -> list[t.Environment]:
+        """Python environments of the container, looked up anew; ``packages`` holds the four of training or all."""
         from moai_proto.v1 import environment_pb2, environment_pb2_grpc
 
         stub = environment_pb2_grpc.EnvironmentServiceStub
-        answer = self.session.call(stub, "ListEnvironments", environment_pb2.ListEnvironmentsRequest(), timeout_s=120.0)
+        request = environment_pb2.ListEnvironmentsRequest(all_packages_wanted=all_packages)
+        answer = self.session.call(stub, "ListEnvironments", request, timeout_s=120.0)
         return [_convert.environment(e) for e in answer.environments]
 
     def environment(self, name: str = "") -> t.Environment:
@@ -108,20 +112,53 @@ class Host(DeviceControl):
         answer = self.session.call(stub, "GetEnvironment", request, timeout_s=120.0)
         return _convert.one_environment(answer, bool(self.config.environment) and not name)
 
-    def check(self, model: str = "", environment: str = "") -> list[t.Check]:
-        """The checks made on the container, in the order a person would make them."""
+    def check(self, model: str = "", environment: str = "", deep: bool = False) -> list[t.Check]:
+        """The checks made on the container, in the order a person would make them.
+
+        Args:
+            model: also its licence and whether it fits the disk. deep: also what attaches the
+                accelerator for a moment (billed on MoAI).
+        """
         from moai_proto.v1 import environment_pb2, environment_pb2_grpc
 
+        wanted = environment or self.config.environment
         request = environment_pb2.CheckEnvironmentRequest(
-            environment=environment or self.config.environment,
+            environment=wanted,
             model=model,
             token=hub_token()[0],
             endpoint=hub_endpoint(),
             work=self.config.work,
+            deep=deep,
         )
         stub = environment_pb2_grpc.EnvironmentServiceStub
-        answer = self.session.call(stub, "CheckEnvironment", request, timeout_s=180.0)
-        return [_convert.check(c) for c in answer.checks]
+        answer = self.session.call(stub, "CheckEnvironment", request, timeout_s=600.0 if deep else 300.0)
+        return [self._named(_convert.check(c)) for c in answer.checks]
+
+    def _named(self, check: t.Check) -> t.Check:
+        """The check with this host in its remedy, and without a fix for what our settings say already."""
+        if check.fix == "remember-environment" and check.argument == self.config.environment:
+            check = dataclasses.replace(check, fix="", argument="")
+        return dataclasses.replace(check, remedy=re.sub(r"\bNAME\b", lambda _: self.name, check.remedy))
+
+    def apply(self, check: t.Check, environment: str = "") -> str:
+        """Run the safe remedy of a check; returns what was done. Nothing is installed or deleted.
+
+        Raises Conflict (DEVICE_IN_USE) when the owner of the device lives after all, AgentError.
+        """
+        from moai_proto.v1 import environment_pb2, environment_pb2_grpc
+
+        if check.fix == "remember-environment" and self.name in config().hosts:
+            change_host(self.name, environment=check.argument)
+            self.config = dataclasses.replace(self.config, environment=check.argument)
+            return f"{self.name} uses {check.argument} when none is asked for"
+        number = next((n for n, name in _convert.remedies().items() if name == check.fix), 0)
+        request = environment_pb2.ApplyRemedyRequest(
+            remedy=number,  # type: ignore[arg-type]
+            argument=check.argument,
+            environment=environment or self.config.environment,
+        )
+        stub = environment_pb2_grpc.EnvironmentServiceStub
+        return str(self.session.call(stub, "ApplyRemedy", request, timeout_s=180.0).text)
 
     # -- jobs ----------------------------------------------------------------------------------
 

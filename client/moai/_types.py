@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 #: States after which nothing changes any more.
@@ -328,12 +329,28 @@ class InstallPlan:
 
 @dataclass(frozen=True)
 class Check:
-    """One line of ``check``: verdict is ok, warning, failed or skipped."""
+    """One line of ``check``: verdict is ok, warning, failed or skipped.
+
+    ``fix`` names what ``Host.apply`` can do about it (reset-device, make-work-folder,
+    remember-environment); "" leaves it to a person. ``argument`` is for that call.
+    """
 
     name: str
     verdict: str
     evidence: str
     remedy: str = ""
+    fix: str = ""
+    argument: str = ""
+
+    def as_dict(self) -> dict[str, str | None]:
+        """An entry of ``moai.check/1``."""
+        return {
+            "name": self.name,
+            "verdict": self.verdict,
+            "evidence": self.evidence,
+            "remedy": self.remedy,
+            "fix": self.fix or None,
+        }
 
 
 @dataclass(frozen=True)
@@ -390,6 +407,16 @@ class TrainingPlan:
     output: str
     environment: str
     environment_reason: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """An archive that ``Job.report`` wrote. ``missing`` holds (file, why it is not in it)."""
+
+    path: Path
+    size_bytes: int
+    files: tuple[str, ...]
+    missing: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
