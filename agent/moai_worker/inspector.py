@@ -1,8 +1,8 @@
 """Job folders without an agent: list, read the log, cancel. The degraded path over plain SSH.
 
 ``python -I -S worker/main.py moai_worker.inspector`` with one JSON line on stdin: ``{"nonce", "verb",
-"job", "offset", "limit", "by", "grace_s"}``. Answers one line ``MOAI1 NONCE {json}``; for ``log`` the
-bytes follow (``size`` of them). Reads only; ``cancel`` leaves the same request an agent leaves, and
+"job", "name", "offset", "limit", "by", "grace_s"}``. Answers one line ``MOAI1 NONCE {json}``; for ``log``
+and ``file`` (``name``: events, agent.log) the bytes follow (``size`` of them). Reads only; ``cancel`` leaves the same request an agent leaves, and
 where the disk is too full for that ends the processes itself. Refuses to settle an outcome: what the
 folder does not prove stays as it was.
 """
@@ -104,11 +104,15 @@ def answer(asked: Dict[str, Any], host: HostDir) -> Dict[str, Any]:
     if verb == "cancel":
         done = cancel(job, str(asked.get("by") or ""), float(asked.get("grace_s") or 10.0))
         return {"ok": True, "done": done, "job": describe(job)}
-    if verb == "log":
-        size = _size(job.log)
+    if verb in ("log", "file"):
+        files = {"log": job.log, "events": job.events, "agent.log": host.agent_log}
+        path = files.get(str(asked.get("name") or "log"))
+        if path is None:
+            raise LookupError("FILE_NOT_FOUND", "the inspector shows no file %r" % asked.get("name"))
+        size = _size(path)
         offset = int(asked.get("offset") or 0)
         start = max(0, size + offset) if offset < 0 else min(offset, size)
-        return {"ok": True, "path": job.log, "offset": start, "size": size - start}
+        return {"ok": True, "path": path, "offset": start, "size": size - start}
     raise LookupError("UNSUPPORTED", "the inspector does not know %r" % verb)
 
 

@@ -57,6 +57,16 @@ class Inspector:
             raise MoaiError("LINK_LOST", f"{len(body)} of {answer['size']} bytes of the log arrived", "try again")
         yield body
 
+    def record(self, text: str) -> dict[str, Any]:
+        """``{"spec", "plan", "view", ...}`` of one job, as its folder has them."""
+        answer, _ = self._ask({"verb": "job", "job": text})
+        return dict(answer["job"])
+
+    def file(self, job_id: str, name: str, last_bytes: int) -> bytes:
+        """The end of ``events`` (the job's journal) or ``agent.log``."""
+        answer, body = self._ask({"verb": "file", "job": job_id, "name": name, "offset": -last_bytes}, body=True)
+        return body[: int(answer["size"])]
+
     def cancel(self, job_id: str, grace_s: float) -> t.JobInfo:
         """End it; returns the job as it is then."""
         answer, _ = self._ask({"verb": "cancel", "job": job_id, "by": owner(), "grace_s": grace_s})

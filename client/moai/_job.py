@@ -18,7 +18,7 @@ from moai import _convert, _index
 from moai._errors import ENDINGS, MoaiError, WaitTimeout
 from moai._follow import Follower, LinkReport
 from moai._options import JobOptions, owner, setting, with_token
-from moai._types import Event, JobInfo, LogChunk
+from moai._types import Event, JobInfo, LogChunk, Report
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -198,31 +198,43 @@ class Job:
             raise MoaiError("FILE_NOT_FOUND", f"job {self.id} has no result folder", f"moai remote show {self.id}")
         return self.host.pull(info.output, target, only=only, say=say)
 
+    def report(self, path: str | Path = "") -> Report:
+        """Write a post-mortem for support: log, events, phases, versions, device table; secrets taken out.
+
+        Args:
+            path: the archive, ``.tar.gz``; default ``moai-report-JOB-TIME.tar.gz`` in the current folder.
+
+        What cannot be had is left out and named in ``missing``. Raises UsageError (the file is there already).
+        """
+        from moai import _report
+
+        return _report.write(self, path)
+
 
 class DegradedJob(Job):
     """A job of a host whose agent cannot start: it can be looked at, its log read, and it can be ended."""
 
     def __init__(self, host: Host, info: JobInfo, inspector: Inspector, why: MoaiError) -> None:
         super().__init__(host, info)
-        self._inspector, self._why = inspector, why
+        self.inspector, self.why = inspector, why
 
     def refresh(self) -> JobInfo:
         """Read the folder again."""
-        self.info = self._inspector.job(self.id)
+        self.info = self.inspector.job(self.id)
         return self.info
 
     def log(self, offset: int = 0, follow: bool = False, on_link: LinkReport | None = None) -> Iterator[bytes]:
         """The log to its present end; following needs the agent."""
         if follow:
-            raise self._why
-        return self._inspector.log(self.id, offset)
+            raise self.why
+        return self.inspector.log(self.id, offset)
 
     def cancel(self, grace_s: float = 10.0, force: bool = False) -> JobInfo:
         """End it without the agent."""
         theirs = self.info.owner
         if theirs and theirs != owner() and not force:
             raise MoaiError("JOB_NOT_OWNED", f"job {self.id} belongs to {theirs}", "repeat with --force if you mean it")
-        self.info = self._inspector.cancel(self.id, grace_s)
+        self.info = self.inspector.cancel(self.id, grace_s)
         return self.info
 
     def wait(self, timeout: float | None = None, check: bool = True) -> JobInfo:
@@ -238,15 +250,15 @@ class DegradedJob(Job):
 
     def events(self, after: int = 0, follow: bool = True, on_link: LinkReport | None = None) -> Iterator[Event]:
         """Raises what keeps the agent from starting."""
-        raise self._why
+        raise self.why
 
     def stream(self, after: int = 0, offset: int = 0, on_link: LinkReport | None = None) -> Iterator[Event | LogChunk]:
         """Raises what keeps the agent from starting."""
-        raise self._why
+        raise self.why
 
     def spec_and_plan(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Raises what keeps the agent from starting."""
-        raise self._why
+        raise self.why
 
 
 def ending(info: JobInfo) -> MoaiError:
