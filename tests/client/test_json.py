@@ -485,10 +485,30 @@ def test_checks(local, hub):
     done = local.moai(*words, HF_ENDPOINT=hub.endpoint)
     [host] = document(done, "check-1", done.returncode)["hosts"]
     assert done.returncode == (1 if any(c["verdict"] == "failed" for c in host["checks"]) else 0)
-    names = ["ssh", "agent", "clock", "device", "environment", "torch", "packages", "disk", "token", "hub"]
-    assert [one["name"] for one in host["checks"]] == names
+    names = [
+        "ssh", "host key", "agent", "clock", "login", "locale", "proxy", "sshd", "home", "work folder", "disk", "inodes", "mounts",
+        "device", "environment", "torch", "local packages", "packages", "accelerator", "token", "licence", "hub",
+    ]  # fmt: skip
+    assert [one["name"] for one in host["checks"]] == names and host["fixes"] == []
     verdicts = {one["name"]: one["verdict"] for one in host["checks"]}
     assert verdicts["ssh"] == "skipped" and verdicts["agent"] == verdicts["environment"] == verdicts["hub"] == "ok"
+
+
+def test_checks_after_a_fix(local, hub):
+    words = ("remote", "check", "--on", "local", "--json", "--fix", "--yes", "--env", sys.prefix)
+    done = local.moai(*words, HF_ENDPOINT=hub.endpoint)
+    [host] = document(done, "check-1", done.returncode)["hosts"]
+    assert [(one["fix"], one["done"]) for one in host["fixes"]] == [("make-work-folder", True), ("remember-environment", True)]
+    assert all(one["fix"] is None for one in host["checks"])
+    failure(local.moai(*words[:-3], "--env", sys.base_prefix, HF_ENDPOINT=hub.endpoint), "USAGE", 2)
+
+
+def test_a_report(local):
+    job = submitted(local, "echo", "hello")
+    made = document(local.moai("remote", "report", job, "--json", "-o", "x.tar.gz"), "report-1")
+    assert made["path"] == str(local.folder / "work" / "x.tar.gz") and made["size_bytes"] == os.path.getsize(made["path"])
+    assert {"README.txt", "log.txt", "events.jsonl", "agent.log"} <= set(made["files"]) and made["missing"] == []
+    failure(local.moai("remote", "report", job, "--json", "-o", "x.tar.gz"), "USAGE", 2)
 
 
 def test_hosts_and_everything_that_asks_several(local):

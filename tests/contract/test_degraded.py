@@ -1,7 +1,9 @@
 """When the agent cannot start, jobs are still seen, read and ended, over plain SSH."""
 
+import json
 import os
 import signal
+import tarfile
 
 import moai
 import pytest
@@ -63,3 +65,16 @@ def test_an_unknown_job_is_an_error_there_too(broken):
     box, _, _ = broken
     asked = box.moai("remote", "logs", "--on", "box", "no-such-job")
     assert asked.returncode == 1 and b"no job" in asked.stderr
+
+
+def test_a_report_needs_no_agent(broken, tmp_path):
+    box, done, _ = broken
+    path = tmp_path / "report.tar.gz"
+    made = box.moai("remote", "report", done.id, "-o", str(path))
+    assert made.returncode == 0, made.stderr.decode()
+    assert b"without devices.json" in made.stderr and b"without log.txt" not in made.stderr
+    with tarfile.open(path) as archive:
+        found = {m.name.partition("/")[2]: archive.extractfile(m).read().decode() for m in archive.getmembers()}
+    assert found["log.txt"] == "done\n" and json.loads(found["job.json"])["exit_code"] == 7
+    assert json.loads(found["spec.json"])["id"] == done.id and json.loads(found["plan.json"])["steps"]
+    assert '"FAILED"' in found["events.jsonl"] and "FAILED" in found["phases.txt"] and "agent.log" in found
