@@ -396,11 +396,11 @@ def test_packages_of_the_recipe(patient):
     patient.drop("peft")
     told = patient.look()["packages"]
     assert told.verdict == "warning" and "missing for --method lora: peft" in told.evidence
-    assert told.remedy == "moai remote run --on NAME --env pytorch -- python -m pip install peft"
+    assert told.remedy == "moai remote env install --on NAME --env pytorch peft"
     patient.drop("numpy")
     patient.drop("jinja2")
     told = patient.look()["packages"]
-    assert told.verdict == "failed" and told.remedy.endswith("pip install numpy peft jinja2")
+    assert told.verdict == "failed" and told.remedy.endswith("env install --on NAME --env pytorch numpy peft jinja2")
 
 
 @pytest.mark.parametrize(("version", "words"), [("1.14.0", "too old"), ("2.1.0", "built for numpy 1")])
@@ -451,7 +451,7 @@ def test_an_old_framework_states_no_need_of_glibc(tmp_path, monkeypatch):
     [
         ("glibc", "GLIBC_2.29", "moai remote add NAME"),
         ("token", "SDA token is not set", "--secret MOREH_SDA_TOKEN"),
-        ("numpy", "numpy.core.multiarray", "pip install 'numpy"),
+        ("numpy", "numpy.core.multiarray", "env install --on NAME --env pytorch 'numpy"),
         ("CUDA error: no kernel", "CUDA error", "device_count"),
     ],
 )

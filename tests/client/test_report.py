@@ -173,7 +173,7 @@ class FakeJob:
         reason = moai.Reason("DEVICE_OUT_OF_MEMORY", f"memory: {C['hub']}", "a larger flavor", {"requested_bytes": "72057594037", "available_bytes": "68702699520"})
         self.info = moai.JobInfo(
             host="kt", id=self.id, name="n", owner="mina@laptop", command=f"python x.py --hf-token {C['option']}", kind="train",
-            state="FAILED", phase="training", reason=reason, create_time=NOW, start_time=NOW, end_time=NOW.replace(minute=30),
+            state="FAILED", phase="training", phase_text="", phase_time=None, reason=reason, create_time=NOW, start_time=NOW, end_time=NOW.replace(minute=30),
             exit_code=1, steps=(moai.Step("train", "FAILED", 1),), progress=None, output="/data/runs/x", parent="", conditions=(),
             pid=0, environment="pytorch", environment_reason="asked for", metrics={"loss": 1.5}, metrics_step=4, losses=((1, 2.0),),
             folder="/home/u/.moai/hosts/h/jobs/swift-otter-7f3a", request_id="r", last_sequence=5, log_bytes=len(log),

@@ -94,12 +94,12 @@ def _packages(ground: Ground) -> Check:
     missing = [name for name in _NEEDED if name not in have]
     optional = [name for name in _FOR_LORA if name not in have]
     there = ", ".join("%s %s" % (name, have[name]) for name in _NEEDED + _FOR_LORA if name in have) or "none"
-    remedy = ground.in_environment("python -m pip install %s" % " ".join(missing + optional))
+    remedy = ground.install(" ".join(missing + optional))
     if missing:
         return Check("packages", "failed", "missing: %s; there: %s" % (", ".join(missing + optional), there), remedy)
     misfit = _numpy_misfit(have)
     if misfit:
-        return Check("packages", "failed", misfit[0], ground.in_environment("python -m pip install '%s'" % misfit[1]))
+        return Check("packages", "failed", misfit[0], ground.install("'%s'" % misfit[1]))
     if optional:
         text = "missing for --method lora: %s; there: %s" % (", ".join(optional), there)
         return Check("packages", "warning", text, remedy)
@@ -240,5 +240,5 @@ def _remedy_of(ground: Ground, problem: str) -> str:
     if "SDA token" in problem or "InvalidToken" in problem:
         return "moai remote run --on NAME --secret MOREH_SDA_TOKEN -- moreh-smi"
     if "numpy.core.multiarray" in problem:
-        return ground.in_environment("python -m pip install 'numpy>=1.16,<2'")
+        return ground.install("'numpy>=1.16,<2'")
     return ""

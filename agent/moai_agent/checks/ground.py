@@ -111,6 +111,11 @@ class Ground:
         env = " --env %s" % (self.chosen.name if self.chosen is not None else "ENV")
         return "moai remote run --on NAME%s -- %s" % (env, command)
 
+    def install(self, packages: str) -> str:
+        """A command to type that installs ``packages`` there, and never replaces a Moreh torch."""
+        env = " --env %s" % (self.chosen.name if self.chosen is not None else "ENV")
+        return "moai remote env install --on NAME%s %s" % (env, packages)
+
 
 def size(count: float) -> str:
     """Bytes for people."""
