@@ -64,6 +64,7 @@ async def installing(agent: Any, message: environment_pb2.InstallRequirementsReq
         inputs = _install_inputs(place, wanted, list(message.requirement_paths), files, message.requirement_file_count)
         inputs.update(
             python=place.python, environment=place.environment.name, dry_run=message.dry_run,
+            torch=place.environment.torch_version if place.environment.moreh_version else "",
         )  # fmt: skip
         name = "resolve" if message.dry_run else "install"
         return [plans.on_agent(place, name, "install", inputs)], ""

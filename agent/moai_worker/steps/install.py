@@ -26,7 +26,8 @@ def run(inputs: Dict[str, Any], report: Any) -> Dict[str, Any]:
         inputs: ``python`` (interpreter of the environment), ``environment`` (its name, for people),
             ``requirements`` (as pip takes them), ``paths`` (requirements files here), ``files`` and
             ``asked`` (files sent along, see ``requirements.prepare``), ``cwd``, ``folder`` (for copies),
-            ``output`` (file of the changes), ``dry_run``.
+            ``output`` (file of the changes), ``dry_run``, ``torch`` (the Moreh build that lies there,
+            "" for none).
         report: the step's Reporter.
 
     Returns:
@@ -52,6 +53,7 @@ class _Install:
         self.python = packages.Interpreter(str(inputs["python"]), os.environ, self.cwd)
         self.before = self.python.installed()
         self.held = packages.protected(self.before)
+        self._refuse_another_place(str(inputs.get("torch") or ""))
 
     def run(self) -> Dict[str, Any]:
         """See ``run`` of the module."""
@@ -91,6 +93,18 @@ class _Install:
         if self.dry_run or (known and not changes):
             return dict(result, reused=not self.dry_run)
         return dict(result, **self._install(arguments, len(changes)))
+
+    def _refuse_another_place(self, torch: str) -> None:
+        # A wrapper script, or PYTHONHOME, can make pip of this interpreter work somewhere else: what is
+        # held there says nothing about here.
+        if torch and self.before.get("torch") != torch:
+            raise StepError(
+                "TORCH_PROTECTED",
+                "torch {} lies in {}, but {} does not see it: pip would change another place".format(
+                    torch, self.name, self.inputs["python"]
+                ),
+                "name its own interpreter: moai remote env list, then --env PATH",
+            )
 
     # -- before --------------------------------------------------------------------------------
 
