@@ -3,7 +3,7 @@
     import moai
 
     with moai.connect("kt") as host:
-        job = host.train(model="meta-llama/Meta-Llama-3-70B", dataset="cnn_dailymail:3.0.0", method="lora")
+        job = host.train(model="meta-llama/Meta-Llama-3-70B", dataset="abisee/cnn_dailymail:3.0.0", method="lora")
         for event in job.events():
             print(event.type, event.data)
         job.wait()

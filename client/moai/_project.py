@@ -7,7 +7,7 @@ Example (``moai init`` writes one)::
 
     [train]
     model = "meta-llama/Meta-Llama-3-70B"
-    dataset = "cnn_dailymail:3.0.0"
+    dataset = "abisee/cnn_dailymail:3.0.0"
     method = "lora"
 
     [train.settings]

@@ -127,3 +127,33 @@ def test_a_training_script_of_ones_own(box, project):
 def test_the_recipe_takes_no_code(box, project):
     done = box.moai("remote", "train", "--sync", str(project), "--model", "a/b", "--dataset", "c/d")
     assert done.returncode == 2 and b"brings its own" in done.stderr
+
+
+def test_only_what_uses_the_accelerator_waits_for_it_and_sync_is_for_commands(box, project):
+    (project / "moai.toml").write_text('sync = "."\naccelerator = "pool"\n')
+    laptop = {"env": box.laptop.env, "cwd": project, "stdin": subprocess.DEVNULL, "capture_output": True, "timeout": 120, "check": False}
+    fetched = subprocess.run([*box.laptop.argv, "remote", "download", "a/b", "-d"], **laptop)
+    ran = subprocess.run([*box.laptop.argv, "remote", "run", "-d", "--", "true"], **laptop)
+    assert (fetched.returncode, ran.returncode) == (0, 0), fetched.stderr + ran.stderr
+    with moai.connect("box") as host:
+        specs = [(box.job_dir(done.stdout.decode().strip()) / "spec.json").read_text() for done in (fetched, ran)]
+        assert '"pool"' not in specs[0] and '"pool"' in specs[1]
+        host.job(ran.stdout.decode().strip()).wait(timeout=60)
+
+
+def test_a_project_cannot_have_both_a_folder_there_and_code_from_here(box, project):
+    (project / "moai.toml").write_text('sync = "."\nworkdir = "~"\n')
+    done = subprocess.run(
+        [*box.laptop.argv, "remote", "run", "--", "true"],
+        env=box.laptop.env, cwd=project, stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and b"exclude each other" in done.stderr
+
+
+def test_a_resumed_job_goes_on_in_its_own_copy(box, project):
+    (project / "main.sh").write_text("cat lib/part.txt; [ -e again ] || { touch again; exit 1; }\n")
+    failed = box.moai("remote", "run", "--sync", str(project), "--", "sh", "main.sh")
+    assert failed.returncode != 0
+    (project / "lib" / "part.txt").write_text("second\n")
+    done = box.moai("remote", "resume", "last")
+    assert done.returncode == 0 and b"first" in done.stdout, done.stderr

@@ -164,6 +164,15 @@ def test_generate_answers_beside_the_base_model(box):
     assert len(answers) == 1 and answers[0]["prompt"].startswith("[SUMMARIZE]") and answers[0]["base_text"] is not None
 
 
+def test_prompts_have_the_shape_the_job_was_trained_with(box):
+    done = train(box, "--max-steps", "2", "--template", "News: {article}\nShort: {highlights}", "--name", "other-shape")
+    assert done.returncode == 0, done.stderr.decode()
+    for more, start in (((), "News: SEOUL"), (("--template", "none"), "SEOUL"), (("--template", "summarize"), "[SUMMARIZE] SEOUL")):
+        asked = box.moai("remote", "generate", "other-shape", "--prompt", "SEOUL -- A ferry.", *more, "--json")
+        assert asked.returncode == 0, asked.stderr.decode()
+        assert json.loads(asked.stdout)["answers"][0]["prompt"].startswith(start)
+
+
 def test_smoke_trains_saves_loads_and_generates(box):
     done = train(box, "--smoke", "--batch-size", "512", "--json")  # More than the 50 rows of a smoke run.
     assert done.returncode == 0, done.stderr.decode()

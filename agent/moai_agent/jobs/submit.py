@@ -352,6 +352,10 @@ async def generating(agent: Any, message: training_pb2.GenerateRequest) -> Entry
         if not model:
             raise AgentError("MODEL_INVALID", "job %s has no output to generate with" % entry.job.id, "name a training job")
         base = _trained_model(entry)
+        if not message.template:
+            message.template = _trained_template(entry)
+    if message.template == "none":
+        message.template = ""
     request = Request(agent, message, message.options, "generate", "generate with %s" % message.model, True)
     request.extra = {"endpoint": message.endpoint}
     return await request.submit(lambda place: (plans.generate_steps(place, message, model, base), ""))
@@ -367,6 +371,15 @@ def _trained_model(entry: Entry) -> Optional[str]:
             result = jobdir.read_json(entry.job.control_file("result-download")) or {}
             return (result.get("result") or {}).get("path")
     return None
+
+
+def _trained_template(entry: Entry) -> str:
+    """The template a training job's rows were rendered with; "" when it rendered none."""
+    if entry.spec.get("kind") != "train":
+        return ""
+    return next(
+        (str(s["inputs"].get("template") or "") for s in entry.plan.get("steps", []) if s.get("module") == "prepare"), ""
+    )
 
 
 async def resume(agent: Any, message: job_pb2.ResumeJobRequest) -> Entry:

@@ -44,7 +44,7 @@ def download(
             print(f"  left out {path}: {why}")
         print(f"  {size(plan.free_bytes)} free in {plan.folder}")
         return
-    job = target.download(repo, options(name=name, setenv=setenv, request_id=request_id, setup=setup), type=kind, revision=revision, output=output)
+    job = target.download(repo, options(name=name, setenv=setenv, request_id=request_id, setup=setup, claims=False), type=kind, revision=revision, output=output)
     if not announce(job, detach, as_json):
         follow(job, as_json=as_json, plain=plain, log=False)
 
@@ -76,7 +76,7 @@ def prepare(
     if not model:
         raise moai.UsageError("USAGE", "no model was given, and its tokenizer is needed", "--model ORG/NAME or --model FOLDER")
     job = host(on).prepare(
-        dataset, model, options(name=name, env=env, setenv=setenv, request_id=request_id, setup=setup), template=template,
+        dataset, model, options(name=name, env=env, setenv=setenv, request_id=request_id, setup=setup, claims=False), template=template,
         block_size=block_size, sample=sample, output=output, file_name=file_name, revision=revision,
         model_revision=model_revision,
     )  # fmt: skip

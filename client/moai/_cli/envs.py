@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Annotated, Any
 
 import typer
@@ -147,7 +146,7 @@ def install(
 
 def _options(**given: Any) -> moai.JobOptions:
     """Options of a job that changes an environment: no accelerator is claimed for that."""
-    return dataclasses.replace(options(**given), accelerator="")
+    return options(**given, claims=False)
 
 
 def _plan_document(target: Any, job: moai.Job, plan: moai.InstallPlan) -> dict[str, Any]:

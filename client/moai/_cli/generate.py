@@ -33,16 +33,14 @@ def generate(
     as_json: Json = False,
     plain: Plain = False,
 ) -> None:
-    """Answer prompts with a trained model. After a training job the tutorial's prompt shape is the default."""
-    target, wanted, trained = _where(model, on)
-    if not template and trained:
-        template = "summarize"
+    """Answer prompts with a trained model, in the shape a training job had its rows, unless another is named."""
+    target, wanted = _where(model, on)
     job = target.generate(
         wanted,
         prompt,
         options(env=env, setenv=setenv, setup=setup),
         prompt_file=_prompt_file(file),
-        template="" if template == "none" else template,
+        template=template,
         max_new_tokens=max_new_tokens,
         compare=compare,
     )
@@ -62,14 +60,14 @@ def generate(
             _show(target.generated(job), has_colour(plain))
 
 
-def _where(model: str, on: str) -> tuple[Any, str, bool]:
-    """Host, what to name there, and whether it is a training job's result."""
+def _where(model: str, on: str) -> tuple[Any, str]:
+    """Host, and what to name there."""
     # A word with a blank, a "/" in front, or ORG/NAME that is no HOST/JOB is a path or a Hub id.
     looks_like_job = not model.startswith(("/", "~", ".")) and " " not in model
     if looks_like_job and ("/" not in model or model.partition("/")[0] in moai.config().hosts):
         job = find_job(model, on)
-        return job.host, job.id, job.info.kind == "train"
-    return host(on), model, False
+        return job.host, job.id
+    return host(on), model
 
 
 def _prompt_file(text: str) -> str:

@@ -43,7 +43,7 @@ method = "lora"            # or "full"
 @app.command()
 def init(
     model: Annotated[str, typer.Option(help="Hub id or folder there.")] = "meta-llama/Meta-Llama-3-8B",
-    dataset: Annotated[str, typer.Option(help="Hub id, path, or laptop:PATH.")] = "cnn_dailymail:3.0.0",
+    dataset: Annotated[str, typer.Option(help="Hub id, path, or laptop:PATH.")] = "abisee/cnn_dailymail:3.0.0",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
     """Write a commented moai.toml into this folder."""

@@ -45,9 +45,15 @@ def options(
     request_id: str = "",
     setup: str = "",
     sync: str = "",
-    has_command: bool = True,
+    has_command: bool = False,
+    claims: bool = True,
 ) -> moai.JobOptions:
-    """JobOptions from flags, with moai.toml below them. Raises UsageError."""
+    """JobOptions from flags, with moai.toml below them. Raises UsageError.
+
+    Args:
+        has_command: it runs a command of the user's, for which code may be sent. claims: it uses the
+            accelerator, and waits in its queue.
+    """
     if "=" in env:
         raise moai.UsageError("USAGE", f"--env chooses an environment and takes no K=V ({env})", f"--setenv {env}")
     project = moai.load_project()
@@ -56,6 +62,8 @@ def options(
     if sync and not has_command:
         raise moai.UsageError("USAGE", "--sync sends code for a command of your own; the recipe brings its own", "add -- CMD, or leave --sync out")
     if not sync and not workdir and has_command and project and project.sync and project.path:
+        if project.workdir:
+            raise moai.UsageError("CONFIG_INVALID", f"{project.path}: sync and workdir exclude each other", "leave one of them out")
         sync = str(project.path.parent / project.sync)
     variables = dict(project.variables) if project else {}
     variables.update(pairs(setenv or [], "--setenv"))
@@ -66,7 +74,7 @@ def options(
         variables=variables,
         secrets={one: secret_value(one) for one in wanted},
         workdir="" if sync else workdir or (project.workdir if project else "") or "",
-        accelerator=accelerator or (project.accelerator if project else "") or "",
+        accelerator=accelerator or (project.accelerator if project and claims else "") or "",
         max_duration_s=seconds(max_duration, "--max-duration") if max_duration else 0.0,
         request_id=request_id,
         setup=setup or (project.setup if project else "") or "",
@@ -138,7 +146,7 @@ def run(
     own = own_code(exit_code)
     command_options = options(
         name=name, env=env, setenv=setenv, secret=secret, workdir=workdir, accelerator=accelerator,
-        max_duration=max_duration, request_id=request_id, setup=setup, sync=sync,
+        max_duration=max_duration, request_id=request_id, setup=setup, sync=sync, has_command=True,
     )  # fmt: skip
     if len(moai.config().pick(on)) > 1:
         fleet = moai.Fleet(on, prompts=prompts(), say=connecting)
