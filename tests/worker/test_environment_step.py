@@ -165,12 +165,13 @@ def test_a_moreh_torch_is_never_replaced(tmp_path, venv, report, wanted):
 
 def test_an_interpreter_that_works_elsewhere_is_not_used(tmp_path, venv, report):
     """A wrapper that starts another Python: the Moreh torch lies beside it, and its pip cannot see it."""
-    pip(venv, "torch==" + MOREH)
-    inputs = installing(tmp_path, venv, "tinypkg")
-    error = refused(install, dict(inputs, torch="1.13.1+cu116.moreh99"), report, "TORCH_PROTECTED")
+    inputs = dict(installing(tmp_path, venv, "tinypkg"), torch=MOREH)
+    error = refused(install, inputs, report, "TORCH_PROTECTED")
     assert "does not see it" in error.message
     assert version_of(venv, "tinypkg") is None
-    install.run(dict(inputs, torch=MOREH), report.reporter)
+    pip(venv, "torch==" + MOREH)
+    install.run(inputs, report.reporter)
+    assert version_of(venv, "tinypkg") == "2.0"
 
 
 def test_packages_that_go_with_the_moreh_torch_are_chosen(tmp_path, venv, report):

@@ -96,8 +96,8 @@ class _Install:
 
     def _refuse_another_place(self, torch: str) -> None:
         # A wrapper script, or PYTHONHOME, can make pip of this interpreter work somewhere else: what is
-        # held there says nothing about here.
-        if torch and self.before.get("torch") != torch:
+        # held there says nothing about here. Versions are not compared: torch may spell its own otherwise.
+        if torch and "torch" not in self.held:
             raise StepError(
                 "TORCH_PROTECTED",
                 "torch {} lies in {}, but {} does not see it: pip would change another place".format(
