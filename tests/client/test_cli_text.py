@@ -592,9 +592,9 @@ def info(**changes) -> moai.JobInfo:
 
 def test_the_end_says_how_why_where_and_what_to_type():
     ended = JobView(plain=True).ending
-    assert ended(info(output="/work/runs/a")) == [
+    assert ended(info(output="/data/runs/a")) == [
         "SUCCEEDED calm-owl-1234 on box in 2m05s",
-        "  output  /work/runs/a",
+        "  output  /data/runs/a",
         "  next    moai remote generate calm-owl-1234 --prompt '...' --compare",
         "  next    moai remote pull calm-owl-1234",
     ]
