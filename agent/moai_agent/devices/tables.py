@@ -54,8 +54,10 @@ def cells_of(row: str) -> List[str]:
 
 def header_of(cells: List[str]) -> Optional[List[Optional[str]]]:
     """Column roles of a header row, or None when the row is not one."""
+    if len(cells) < 2 or DEVICE_ID.fullmatch(cells[0]):
+        return None  # Most rows: not worth normalising their cells.
     names = [" ".join(cell.strip("*` ").lower().split()) for cell in cells]
-    if len(names) < 2 or DEVICE_ID.fullmatch(cells[0]) or not {"device", "dev", "#"} & set(names):
+    if not {"device", "dev", "#"} & set(names):
         return None
     return ["token" if "token" in name else _COLUMNS.get(name) for name in names]
 
@@ -78,6 +80,8 @@ def is_rule(text: str) -> bool:
 
 def _unglue(line: str) -> List[str]:
     """Cut a line before and after every rule that stands next to a bar or at the line's ends."""
+    if "+" not in line or is_rule(line):
+        return [line]
     parts: List[str] = []
     done = 0
     for run in _RUN.finditer(line):
