@@ -100,5 +100,5 @@ class Snapshots:
 
 def _check_path(path: str) -> None:
     parts = path.split("/")
-    if not path or path.startswith("/") or "\0" in path or any(p in ("", ".", "..") for p in parts) or len(path) > 4000:
+    if not path or path == ".moai/snapshot" or path.startswith("/") or "\0" in path or any(p in ("", ".", "..") for p in parts) or len(path) > 4000:
         raise AgentError("USAGE", "%r is no path inside a snapshot" % path[:200], "rename it, or list it in .gitignore")

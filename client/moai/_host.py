@@ -232,7 +232,7 @@ class Host(DeviceControl):
 
         options = options or JobOptions()
         _submit.refuse_unsendable(arguments)
-        message = options.message(self.config)
+        message = options.message(self.config, takes_code=True)
         if options.code:
             message.snapshot, message.snapshot_folder = self.send_code(options.code, options.work)
         else:

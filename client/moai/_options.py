@@ -58,7 +58,7 @@ class JobOptions:
     work: str = ""
     code: str | os.PathLike[str] = ""
 
-    def message(self, host: HostConfig) -> job_pb2.JobOptions:
+    def message(self, host: HostConfig, takes_code: bool = False) -> job_pb2.JobOptions:
         """The wire form, completed from the host's settings. Raises MoaiError (USAGE)."""
         request_id = self.request_id or new_request_id()
         if not _REQUEST_ID.match(request_id):
@@ -71,6 +71,8 @@ class JobOptions:
                 raise MoaiError("USAGE", f"{name} cannot be a secret: it changes how programs start", f"--setenv {name}=VALUE")
         if self.max_duration_s < 0:
             raise MoaiError("USAGE", f"the longest duration is negative: {self.max_duration_s:g} s", "--max-duration 2h")
+        if self.code and not takes_code:
+            raise MoaiError("USAGE", f"{self.code} would be sent, and only a command runs in a copy of it", "leave code out, or use run")
         if self.code and self.workdir:
             raise MoaiError("USAGE", "a folder to sync and a working folder there were both given", "leave out --workdir, or --sync")
         return job_pb2.JobOptions(

@@ -62,6 +62,8 @@ def collect(folder: Path) -> Code:
     left_out: list[str] = []
     total = 0
     for relative in _names(root, bool(top)):
+        if relative.startswith(".moai/"):
+            continue  # Ours: what was recorded of another copy, and its mark of being whole.
         path = root / relative
         try:
             facts = path.lstat()

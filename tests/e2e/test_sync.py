@@ -93,7 +93,7 @@ def test_a_content_that_is_not_its_digest_is_refused(box):
         assert put(host, [file_pb2.PutContentsRequest(sha256="../../x", data=b"o", last=True)]).reason == "USAGE"
 
 
-@pytest.mark.parametrize("path", ["../x", "/etc/x", "a//b", "a/./b", "", "a/../../b", "x" * 5000])
+@pytest.mark.parametrize("path", ["../x", "/etc/x", "a//b", "a/./b", "", "a/../../b", "x" * 5000, ".moai/snapshot"])
 def test_a_path_that_leads_out_is_refused(box, path):
     file = file_pb2.SnapshotFile(path=path, sha256="a" * 64, size_bytes=1)
     with moai.connect("box") as host, pytest.raises(moai.MoaiError) as caught:
@@ -157,3 +157,16 @@ def test_a_resumed_job_goes_on_in_its_own_copy(box, project):
     (project / "lib" / "part.txt").write_text("second\n")
     done = box.moai("remote", "resume", "last")
     assert done.returncode == 0 and b"first" in done.stdout, done.stderr
+
+
+def test_code_that_nothing_would_run_is_refused(box, project):
+    with moai.connect("box") as host, pytest.raises(moai.MoaiError, match="only a command runs"):
+        host.download("a/b", moai.JobOptions(code=project))
+
+
+def test_a_copy_that_is_sent_again_is_copied_whole(box, project):
+    """Marks of an earlier copy are no code: a half-made copy would count as whole."""
+    (project / ".moai").mkdir()
+    (project / ".moai" / "snapshot").write_text("x" * 32 + "\n")
+    done = box.moai("remote", "run", "--sync", str(project), "--", "sh", "main.sh")
+    assert done.returncode == 0 and done.stdout.startswith(b"first\n") and b"xxxx" not in done.stdout
