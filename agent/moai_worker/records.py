@@ -114,6 +114,7 @@ def new_view(spec: Dict[str, Any], plan: Optional[Dict[str, Any]]) -> Dict[str, 
         "phase": "",
         "phase_text": "",
         "phase_since": None,
+        "phase_usual": None,
         "vitals": None,
         "progress": None,
         "metrics": {},
@@ -144,6 +145,8 @@ def fold(view: Dict[str, Any], event: Dict[str, Any]) -> None:
         view["phase"] = str(data.get("phase") or "")
         view["phase_text"] = str(data.get("text") or "")
         view["phase_since"] = event.get("t")
+        usual = data.get("usual_seconds")
+        view["phase_usual"] = [usual, data.get("usual_source") or ""] if usual else None
     elif kind == "progress":
         view["progress"] = {
             "step": data.get("done"),

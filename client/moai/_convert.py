@@ -88,6 +88,7 @@ def job(host: str, m: job_pb2.Job) -> t.JobInfo:
         phase=m.phase,
         phase_text=m.phase_text,
         phase_time=moment(m, "phase_time"),
+        phase_usual=(m.phase_usual_seconds[0], m.phase_usual_seconds[1], m.phase_usual_source) if len(m.phase_usual_seconds) == 2 else None,
         reason=reason(m.reason) if m.HasField("reason") else None,
         create_time=moment(m, "create_time"),
         start_time=moment(m, "start_time"),

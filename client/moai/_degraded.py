@@ -130,6 +130,7 @@ def job_info(host: str, one: dict[str, Any]) -> t.JobInfo:
         phase=view.get("phase") or "",
         phase_text=view.get("phase_text") or "",
         phase_time=_moment(view.get("phase_since")),
+        phase_usual=(*view["phase_usual"][0][:2], view["phase_usual"][1]) if view.get("phase_usual") else None,
         reason=t.Reason(reason["code"], reason["message"], reason.get("next") or "") if reason else None,
         create_time=_moment(spec.get("create_time")),
         start_time=_moment(view.get("start")),

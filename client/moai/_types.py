@@ -72,6 +72,8 @@ class JobInfo:
 
     Attributes:
         state: QUEUED, STARTING, RUNNING, STOPPING, SUCCEEDED, FAILED, CANCELLED, INTERRUPTED, UNKNOWN.
+        phase_text: the phase in a sentence. phase_usual: shortest and longest seconds it lasted in runs that
+            were seen, and whose; None where none are known.
         reason: why; None while all is well. conditions: (type, text) beside the state.
         exit_code: of the last step, 128 + n for signal n. output: result folder on the container.
         metrics: the latest by name. losses: (training step, loss), thinned to 512 points.
@@ -108,6 +110,7 @@ class JobInfo:
     request_id: str
     last_sequence: int
     log_bytes: int
+    phase_usual: tuple[float, float, str] | None = None
 
     @property
     def ended(self) -> bool:

@@ -206,3 +206,12 @@ def test_requests_walk_the_same_ids():
     assert first[0] != next(names.candidates("request-0002"))
     assert all(jobs.count("-") == 2 and jobs == jobs.lower() for jobs in first)
     assert json.dumps(first)
+
+
+def test_the_usual_length_of_a_phase_stays_with_it_and_leaves_with_it():
+    view = records.new_view({}, {"steps": [{"name": "train"}]})
+    seen = {"phase": "compiling", "text": "compiling 18 candidates", "usual_seconds": [1, 384], "usual_source": "guides"}
+    records.fold(view, {"q": 1, "t": 1.0, "type": "phase", "data": seen})
+    assert view["phase_usual"] == [[1, 384], "guides"]
+    records.fold(view, {"q": 2, "t": 2.0, "type": "phase", "data": {"phase": "ready", "text": "attached"}})
+    assert view["phase_usual"] is None

@@ -579,6 +579,19 @@ def test_a_job_of_one_command_is_told_by_its_log_and_its_end(monkeypatch):
     ]
 
 
+def test_a_running_jobs_phase_is_a_sentence_with_its_usual_range_and_where_it_was_seen():
+    from moai._cli.jobs import _facts
+
+    now = info(
+        state="RUNNING", end_time=None, exit_code=None, phase="compiling", phase_text="compiling 18 candidates",
+        phase_time=MOMENT, phase_usual=(1.0, 384.0, "runs in public guides"),
+    )  # fmt: skip
+    assert dict(_facts(now, {}))["phase"] == "compiling 18 candidates; usually 1s to 6m24s (runs in public guides)"
+    held = info(state="RUNNING", end_time=None, exit_code=None, phase="waiting", phase_text="process 12345 holds it", phase_usual=None)
+    assert dict(_facts(held, {}))["phase"] == "process 12345 holds it"
+    assert "phase" not in dict(_facts(info(), {}))
+
+
 def info(**changes) -> moai.JobInfo:
     """An ended job."""
     values = dict.fromkeys(moai.JobInfo.__dataclass_fields__, "") | {

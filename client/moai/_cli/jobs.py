@@ -149,12 +149,24 @@ def _facts(info: moai.JobInfo, spec: dict[str, Any]) -> list[tuple[str, str]]:
         facts.append(("exit code", str(info.exit_code)))
     if not info.ended:
         facts.append(("doing", doing(info)))
+        facts.append(("phase", _phase(info)))
     facts.append(("environment", f"{info.environment} ({info.environment_reason})"))
     facts.append(("secrets", ", ".join(spec.get("secrets") or [])))
     if info.metrics:
         facts.append(("figures", ", ".join(f"{k} {v:.4g}" for k, v in sorted(info.metrics.items()))))
     facts += [("output", info.output), ("folder", info.folder), ("log", size(info.log_bytes))]
     return [(label, text) for label, text in facts if text]
+
+
+def _phase(info: moai.JobInfo) -> str:
+    """The phase in a sentence, with the range it was seen to last and where."""
+    if not info.phase:
+        return ""
+    usual = ""
+    if info.phase_usual:
+        low, high, source = info.phase_usual
+        usual = f"; usually {duration(low)} to {duration(high)} ({source})"
+    return (info.phase_text or info.phase) + usual
 
 
 def event_text(event: moai.Event) -> str:
