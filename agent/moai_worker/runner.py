@@ -8,11 +8,13 @@ An input ``{"from": "download", "key": "path"}`` stands for that value of an ear
 """
 
 import importlib
+import json
 import os
 import sys
 import traceback
 from typing import Any, Dict, List
 
+from moai_worker import launch
 from moai_worker.errors import StepError
 from moai_worker.jobdir import JobDir, read_json, write_json
 from moai_worker.reporter import Reporter
@@ -22,6 +24,7 @@ def main(argv: List[str]) -> int:
     """See the module docstring."""
     name, module_name, folder = argv[:3]
     job = JobDir(folder)
+    launch.separate_output(job.path)
     plan = read_json(job.plan) or {}
     step = next(s for s in plan["steps"] if s["name"] == name)
     reporter = Reporter(job.reports, name)
@@ -45,7 +48,7 @@ def main(argv: List[str]) -> int:
         text = "%s: %s" % (type(error).__name__, str(error).strip() or "no message")
         code = "TRAINING_FAILED" if module_name == "train" else "INTERNAL"
         outcome["error"] = StepError(code, text[:1000], "see moai remote logs %s" % job.id).as_dict()
-    write_json(job.control_file("result-" + name), outcome)
+    _leave(job.control_file("result-" + name), outcome)
     reporter.close()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -53,6 +56,22 @@ def main(argv: List[str]) -> int:
         return 0
     # Threads of a library (a data loader, a profiler) must not keep a failed step alive.
     os._exit(1)
+
+
+def _leave(path: str, outcome: Dict[str, Any]) -> None:
+    """Write the outcome. Of torchrun's processes rank 0 tells how it went; of failures the first stays: the
+    others fail because of it."""
+    if not launch.is_launched():
+        write_json(path, outcome)
+    elif not outcome["ok"]:
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            return
+        with os.fdopen(fd, "w", encoding="utf-8") as target:
+            json.dump(outcome, target)
+    elif os.environ.get("RANK") == "0":
+        write_json(path, outcome)
 
 
 def _fill(value: Any, job: JobDir) -> Any:

@@ -332,7 +332,7 @@ class Host(DeviceControl):
             settings: further settings of the recipe, or TrainingArguments by name.
             recipe: ``method`` (full, lora), ``max_steps``, ``epochs``, ``batch_size``,
                 ``learning_rate``, ``block_size``, ``template``, ``sample``, ``output``, ``smoke``,
-                ``model_revision``, ``dataset_revision``, ``dataset_output``.
+                ``model_revision``, ``dataset_revision``, ``dataset_output``, ``gpus``.
         """
         from moai_proto.v1 import training_pb2, training_pb2_grpc
 

@@ -49,6 +49,7 @@ class TrainTable(_Strict):
     model_revision: str | None = None
     dataset: str | None = None
     dataset_revision: str | None = None
+    gpus: str | None = None
     method: str | None = Field(default=None, pattern="^(full|lora)$")
     max_steps: int | None = Field(default=None, gt=0)
     epochs: float | None = Field(default=None, gt=0)

@@ -22,7 +22,7 @@ LAPTOP = "laptop:"
 _DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt", ".arrow", ".tsv")
 _RECIPE = (
     "method", "max_steps", "epochs", "batch_size", "learning_rate", "block_size", "template", "sample", "output",
-    "smoke", "model_revision", "dataset_revision", "dataset_output",
+    "smoke", "model_revision", "dataset_revision", "dataset_output", "gpus",
 )  # fmt: skip
 
 
@@ -110,6 +110,7 @@ def training_spec(
         endpoint=hub_endpoint(),
         settings={k: setting(v) for k, v in settings.items()},
         smoke=bool(given.get("smoke", False)),
+        gpus=str(given.get("gpus", "")),
     )
 
 

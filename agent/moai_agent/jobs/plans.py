@@ -186,6 +186,8 @@ def train_steps(place: Place, spec: training_pb2.TrainingSpec, output: str) -> L
         "resume": True,
         "control": os.path.join(place.job_path, "control"),
     }
+    if spec.gpus:
+        inputs["gpus"] = spec.gpus
     for name in _RECIPE_SETTINGS:
         if name in settings:
             inputs[name] = settings.pop(name)

@@ -7,6 +7,7 @@ checkpoint in its output folder.
 
 from typing import Any, Dict
 
+from .. import launch
 from ..compat import process_rank
 from ..recipe import train
 from ..train_settings import TrainSettings
@@ -31,7 +32,7 @@ def run(inputs: Dict[str, Any], report: Any) -> Dict[str, Any]:
             ``resume``, ``settings`` (more of these, or TrainingArguments by name), ``control``
             (folder asked between steps for ``checkpoint.json`` and ``stop.json``; a fulfilled
             request is renamed to ``*.json.done``), ``advanced_parallelization``,
-            ``trust_remote_code``.
+            ``trust_remote_code``, ``gpus`` (CUDA devices: see ``launch.spread``).
         report: the step's Reporter.
 
     Returns:
@@ -42,4 +43,5 @@ def run(inputs: Dict[str, Any], report: Any) -> Dict[str, Any]:
         StepError: USAGE, PACKAGE_MISSING, MODEL_INVALID, DATASET_INVALID, DATASET_EMPTY,
             CHECKPOINT_NOT_FOUND, DEVICE_OUT_OF_MEMORY, DISK_FULL, TRAINING_FAILED.
     """
+    launch.spread(inputs, report)
     return train(TrainSettings(inputs), _Silent() if process_rank() else report)

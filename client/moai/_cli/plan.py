@@ -48,7 +48,7 @@ def plan(
         "model_revision": revision or None,
     }  # fmt: skip
     recipe, settings = merge(flags, pairs(set_, "--set"), project, preset)
-    values = {name: one.value for name, one in recipe.items() if name not in ("dataset", "dataset_revision", "template", "output")}
+    values = {name: one.value for name, one in recipe.items() if name not in ("dataset", "dataset_revision", "template", "output", "gpus")}
     wanted = values.pop("model", "")
     if not wanted:
         raise moai.UsageError("USAGE", "no model was given", "moai remote plan ORG/NAME")

@@ -78,7 +78,7 @@ def look(
     Args:
         arguments: of the recipe, without model and dataset. ask: a switch may be offered.
     """
-    known = {name: value for name, value in arguments.items() if name not in ("template", "dataset_revision", "output")}
+    known = {name: value for name, value in arguments.items() if name not in ("template", "dataset_revision", "output", "gpus")}
     try:
         needs = target.estimate_training(
             model, rows=preset.rows if preset else 0, environment=env, settings=settings, quick=True, **known

@@ -25,6 +25,7 @@ RECIPE: dict[str, tuple[type, str]] = {
     "template": (str, "summarize"),
     "sample": (int, "all rows"),
     "output": (str, "WORK/runs/NAME-JOB"),
+    "gpus": (str, "every free one"),
 }
 
 

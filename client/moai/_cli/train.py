@@ -54,6 +54,7 @@ def train(
     output: Annotated[str, typer.Option("--output", metavar="DIR", help="Result folder there. [WORK/runs/NAME-JOB]")] = "",
     model_revision: Annotated[str, typer.Option("--model-revision", metavar="REV", help="Branch, tag or commit. [main]")] = "",
     dataset_revision: Annotated[str, typer.Option("--dataset-revision", metavar="REV", help="Branch, tag or commit. [main]")] = "",
+    gpus: Annotated[str, typer.Option("--gpus", metavar="N|IDS|all", help="CUDA devices: 2, or 0,2. [every free one]")] = "",
     set_: Annotated[list[str], typer.Option("--set", metavar="K=V", help="A setting of the recipe or of TrainingArguments.")] = [],  # noqa: B006
     smoke: Annotated[bool, typer.Option("--smoke", help="50 rows, 3 steps, save, load, one generation.")] = False,
     tutorial: Annotated[str, typer.Option("--tutorial", metavar="NAME|list", help="Values of a tutorial, below moai.toml.")] = "",
@@ -94,7 +95,7 @@ def train(
         "model": model or None, "dataset": dataset or None, "method": method or None, "max_steps": max_steps,
         "epochs": epochs, "batch_size": batch_size, "block_size": block_size, "learning_rate": lr,
         "template": template or None, "sample": sample, "output": output or None,
-        "model_revision": model_revision or None, "dataset_revision": dataset_revision or None,
+        "model_revision": model_revision or None, "dataset_revision": dataset_revision or None, "gpus": gpus or None,
     }  # fmt: skip
     project = moai.load_project()
     given = options(

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TrainingSpec(_message.Message):
-    __slots__ = ("model", "model_revision", "dataset", "method", "max_steps", "epochs", "batch_size", "learning_rate", "output", "endpoint", "settings", "smoke")
+    __slots__ = ("model", "model_revision", "dataset", "method", "max_steps", "epochs", "batch_size", "learning_rate", "output", "endpoint", "settings", "smoke", "gpus")
     class SettingsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -28,6 +28,7 @@ class TrainingSpec(_message.Message):
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     SMOKE_FIELD_NUMBER: _ClassVar[int]
+    GPUS_FIELD_NUMBER: _ClassVar[int]
     model: str
     model_revision: str
     dataset: _dataset_pb2.DatasetSpec
@@ -40,7 +41,8 @@ class TrainingSpec(_message.Message):
     endpoint: str
     settings: _containers.ScalarMap[str, str]
     smoke: bool
-    def __init__(self, model: _Optional[str] = ..., model_revision: _Optional[str] = ..., dataset: _Optional[_Union[_dataset_pb2.DatasetSpec, _Mapping]] = ..., method: _Optional[str] = ..., max_steps: _Optional[int] = ..., epochs: _Optional[float] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., output: _Optional[str] = ..., endpoint: _Optional[str] = ..., settings: _Optional[_Mapping[str, str]] = ..., smoke: bool = ...) -> None: ...
+    gpus: str
+    def __init__(self, model: _Optional[str] = ..., model_revision: _Optional[str] = ..., dataset: _Optional[_Union[_dataset_pb2.DatasetSpec, _Mapping]] = ..., method: _Optional[str] = ..., max_steps: _Optional[int] = ..., epochs: _Optional[float] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., output: _Optional[str] = ..., endpoint: _Optional[str] = ..., settings: _Optional[_Mapping[str, str]] = ..., smoke: bool = ..., gpus: _Optional[str] = ...) -> None: ...
 
 class PlanTrainingRequest(_message.Message):
     __slots__ = ("options", "training")
