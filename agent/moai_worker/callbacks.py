@@ -26,7 +26,7 @@ class StepWatch:
         row_tokens: mean tokens in a row, padding included.
         settings: the TrainSettings.
         identity: recorded in each checkpoint (``checkpoints.seal``).
-        leader: True on rank 0.
+        leader: True on rank 0. first_here: True on the first process of each container.
         agree: sends rank 0's number to all ranks and returns it; the others give 0, and all wait.
         clock: monotonic seconds; replaced in tests.
     """
@@ -41,6 +41,7 @@ class StepWatch:
         leader: bool = True,
         agree: Callable[[int], int] = int,
         clock: Callable[[], float] = time.monotonic,
+        first_here: bool = True,
     ) -> None:
         self.report = report
         self.total = total
@@ -48,6 +49,7 @@ class StepWatch:
         self.settings = settings
         self.identity = identity
         self.leader = leader
+        self.first_here = first_here
         self.agree = agree
         self.clock = clock
         self.losses: List[List[float]] = []
@@ -113,7 +115,7 @@ class StepWatch:
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._save_time = self.clock()
         self.agree(0)  # every rank has written its random-number state
-        if not self.leader:
+        if not self.first_here:
             return
         path = os.path.join(args.output_dir, "checkpoint-{}".format(state.global_step))
         size = checkpoints.seal(path, state.global_step, self.identity)

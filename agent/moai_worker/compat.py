@@ -91,8 +91,29 @@ def process_count() -> int:
 
 
 def process_rank() -> int:
-    """This process among ``process_count()``; 0 reports and saves."""
+    """This process among ``process_count()``; 0 decides for all."""
     return int(os.environ.get("RANK") or 0)
+
+
+def is_first_here() -> bool:
+    """Whether this is the first process of its container: the one that reports, seals and tidies there."""
+    return int(os.environ.get("LOCAL_RANK") or 0) == 0
+
+
+def node_count() -> int:
+    """Containers that train together; 1 without a launcher."""
+    return max(1, int(os.environ.get("GROUP_WORLD_SIZE") or 1))
+
+
+def gather(value: Any) -> List[Any]:
+    """``value`` of every process, by rank; every process waits for all. Needs the processes joined."""
+    import torch
+
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [value]
+    everyone: List[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(everyone, value)
+    return everyone
 
 
 def versions() -> Dict[str, str]:

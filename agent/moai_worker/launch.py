@@ -1,9 +1,9 @@
 """From one process to several: which CUDA devices a training uses, and torchrun around the same step.
 
 Owns the choice of devices (free ones, named ones, all), the wait while others hold them, and the exec of
-``python -m torch.distributed.run`` with this very step. Never DataParallel, and never on a MoAI
-accelerator: there one device is the whole cluster. Ranks above 0 write to ``log.rankN`` beside the job's
-log, so that the log holds one voice. Standard library only; runs in the train step before torch is imported.
+``python -m torch.distributed.run`` with this very step, alone or as one of several containers. Never DataParallel, and never on a MoAI
+accelerator: there one device is the whole cluster. The container's first rank writes to the job's
+log, the others to ``log.rankN`` beside it, so that the log holds one voice. Standard library only; runs in the train step before torch is imported.
 
 Source of the tables read: ``nvidia-smi --help-query-gpu`` and ``--help-query-compute-apps`` (CSV without
 header and units).
@@ -19,7 +19,7 @@ from importlib import metadata
 from typing import Any, Dict, List, NamedTuple, NoReturn, Optional
 
 from .errors import StepError
-from .jobdir import JobDir
+from .jobdir import JobDir, write_json
 
 #: Set for the processes that torchrun starts.
 LAUNCHED = "MOAI_LAUNCHED"
@@ -46,7 +46,7 @@ def is_launched() -> bool:
 def separate_output(job_path: str) -> None:
     """Give ranks above 0 a log of their own, ``JOB/log.rankN``; before anything is printed."""
     rank = int(os.environ.get("RANK") or 0)
-    if not is_launched() or rank == 0:
+    if not is_launched() or int(os.environ.get("LOCAL_RANK") or 0) == 0:
         return
     path = os.path.join(job_path, "log.rank%d" % rank)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -60,7 +60,8 @@ def spread(inputs: Dict[str, Any], report: Any) -> None:
 
     Args:
         inputs: of the train step: ``gpus`` ("" = every free one that divides the batch, "all", how many, or
-            indexes with a comma: ``0,2``, ``0,``), ``batch_size``, ``gradient_accumulation``, ``device``.
+            indexes with a comma: ``0,2``, ``0,``), ``batch_size``, ``gradient_accumulation``, ``device``,
+            ``group`` (``rank, size, address, port, interface, id`` of several containers, or None).
         report: told what is waited for and what was chosen.
 
     Raises:
@@ -69,22 +70,24 @@ def spread(inputs: Dict[str, Any], report: Any) -> None:
     if is_launched() or os.environ.get("WORLD_SIZE"):
         return
     asked = str(inputs.get("gpus") or "").strip()
+    group = inputs.get("group") or None
     if is_moreh():
-        if asked:
+        if asked or group:
             raise StepError(
                 "UNSUPPORTED",
-                "--gpus %s: a MoAI accelerator is one device, and spans GPUs and nodes by itself." % asked,
+                "%s: a MoAI accelerator is one device, and spans GPUs and nodes by itself."
+                % ("--gpus %s" % asked if asked else "--nodes %d" % group["size"] if group else ""),
                 "Choose a larger flavor instead: moai remote device flavors.",
             )
         return
-    if inputs.get("device") == "cpu":
-        return
-    found = list_devices()
+    found = [] if inputs.get("device") == "cpu" else list_devices()
     if not found:
         if asked:
             raise StepError("UNSUPPORTED", "--gpus %s: there is no CUDA device here." % asked, "Leave --gpus out.")
+        if group:
+            torchrun(1, _members(group))
         return
-    parts = int(inputs.get("gradient_accumulation") or 1)
+    parts = int(inputs.get("gradient_accumulation") or 1) * (group["size"] if group else 1)
     chosen = _wait(asked, int(inputs.get("batch_size") or 1), parts, found, report)
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)
     report.message(
@@ -92,18 +95,43 @@ def spread(inputs: Dict[str, Any], report: Any) -> None:
         code="DEVICES_CHOSEN",
         devices=",".join(chosen),
     )
-    if len(chosen) > 1:
+    if group:
+        torchrun(len(chosen), _members(group))
+    elif len(chosen) > 1:
         torchrun(len(chosen), ["--standalone"])
+
+
+def _members(group: Dict[str, Any]) -> List[str]:
+    """torchrun's words for one of several containers.
+
+    A static rendezvous: with the elastic one (c10d) torch gives out ranks by address, so rank 0, its log and
+    its reports could move to another container at every restart. Restarting is the supervisor's (--retries).
+    """
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        if group.get("interface"):
+            os.environ.setdefault(name, group["interface"])
+    return [
+        "--nnodes", str(group["size"]), "--node_rank", str(group["rank"]), "--master_addr", group["address"],
+        "--master_port", str(group["port"]), "--max_restarts", "0",
+    ]  # fmt: skip
 
 
 def torchrun(processes: int, how: List[str]) -> NoReturn:
     """Become ``torch.distributed.run`` around this step, with so many processes here.
 
-    An outcome an earlier attempt left is removed: the processes take one that is there for this attempt's.
+    An outcome that says so is left first, in place of an earlier attempt's: torchrun may end before any process
+    of ours begins (the port is taken, a member does not come).
     """
-    earlier = JobDir(sys.argv[3]).control_file("result-" + sys.argv[1])
-    if os.path.exists(earlier):
-        os.unlink(earlier)
+    job = JobDir(sys.argv[3])
+    error = StepError(
+        "TRAINING_FAILED",
+        "torchrun ended before the training began; the end of the log says why.",
+        "moai remote logs %s, then moai remote resume %s" % (job.id, job.id),
+    )
+    write_json(
+        job.control_file("result-" + sys.argv[1]),
+        {"ok": False, "skipped": False, "result": {}, "error": error.as_dict(), "launching": True},
+    )
     env = dict(os.environ, **{LAUNCHED: "1"})
     # torchrun sets 1 by itself and warns; more would have the processes fight for the cores.
     env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))

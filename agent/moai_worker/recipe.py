@@ -65,24 +65,26 @@ def train(settings: TrainSettings, report: Any) -> Dict[str, Any]:
     total = settings.max_steps or max(1, math.ceil(per_epoch * settings.epochs))
     identity = _identity(settings, rows)
     folder = os.path.join(settings.output, "checkpoints")
+    bf16 = compat.use_bf16(settings.bf16, settings.device)
+    # Building the arguments joins the processes, so from here on they can agree.
+    arguments = compat.training_arguments(
+        _arguments(settings, folder, total, micro, bf16, rows.validation is not None), settings.extra
+    )
+    _same_rows(rows)
     start, rejected = train_start.choose(settings, folder, identity, total, report)
+    if compat.is_first_here():
+        train_start.tidy(settings, folder, rejected, report)
 
     report.phase("loading", "model {}".format(settings.model))
-    bf16 = compat.use_bf16(settings.bf16, settings.device)
     transformers.set_seed(settings.seed)
     finished = start.path is not None and start.step >= total
     model = _model(settings, bf16, start.path if finished else None, report)
     _check_disk(settings, model, total, report)
 
-    arguments = compat.training_arguments(
-        _arguments(settings, folder, total, micro, bf16, rows.validation is not None), settings.extra
-    )
-    # Building the arguments joined the processes: all have looked, so the first may tidy up.
-    if compat.process_rank() == 0:
-        train_start.tidy(settings, folder, rejected, report)
     watch = callbacks.StepWatch(
         report, total, rows.row_tokens, settings, identity,
         leader=compat.process_rank() == 0, agree=callbacks.agree_over_processes(arguments.device),
+        first_here=compat.is_first_here(),
     )  # fmt: skip
     trainer = transformers.Trainer(
         model=model,
@@ -119,13 +121,23 @@ def train(settings: TrainSettings, report: Any) -> Dict[str, Any]:
     }
     report.phase("saving", "result to {}".format(settings.output))
     _save(trainer, settings)
-    if compat.process_rank() == 0:
+    if compat.is_first_here():
         _write_summary(
             settings, result, rows, history, losses, {"began": began, "parallel": parallel, "bf16": bf16}
         )
         kind = "adapter" if settings.method == "lora" else "model"
         report.artifact(kind, settings.output, step=watch.step)
     return result
+
+
+def _same_rows(rows: train_data.TrainingRows) -> None:
+    """Every container prepared its own copy of the data: refuse copies that differ."""
+    if compat.node_count() > 1 and len(set(compat.gather(rows.digest))) > 1:
+        raise StepError(
+            "DATASET_INVALID",
+            "The containers prepared different rows from this dataset.",
+            "Give a --dataset-revision, the same files, and the same versions of transformers and tokenizers everywhere.",
+        )
 
 
 def _model_limits(config: Dict[str, Any]) -> Any:
@@ -267,6 +279,9 @@ def _arguments(
     if settings.device == "cpu" or (compat.process_count() > 1 and not accelerator):
         # Without it transformers counts several CPU processes as several single runs.
         values["use_cpu"] = True
+    if compat.node_count() > 1:
+        # Every container keeps whole checkpoints and the result: none depends on another's disk.
+        values["save_on_each_node"] = True
     if compat.process_count() > 1:
         values["ddp_find_unused_parameters"] = False
     if settings.gradient_checkpointing:
@@ -319,11 +334,11 @@ def _loop(trainer: Any, watch: callbacks.StepWatch, start: train_start.Start) ->
 
 def _save(trainer: Any, settings: TrainSettings) -> None:
     summary = os.path.join(settings.output, SUMMARY)
-    if compat.process_rank() == 0 and os.path.exists(summary):
+    if compat.is_first_here() and os.path.exists(summary):
         os.unlink(summary)
     try:
         trainer.save_model(settings.output)
-        if compat.process_rank() == 0:
+        if compat.is_first_here():
             modelfiles.copy_tokenizer(settings.model, settings.output)
             # A pickle of this process's arguments: of no use to readers, and code to those who load it.
             pickled = os.path.join(settings.output, "training_args.bin")

@@ -8,7 +8,6 @@ An input ``{"from": "download", "key": "path"}`` stands for that value of an ear
 """
 
 import importlib
-import json
 import os
 import sys
 import traceback
@@ -59,18 +58,14 @@ def main(argv: List[str]) -> int:
 
 
 def _leave(path: str, outcome: Dict[str, Any]) -> None:
-    """Write the outcome. Of torchrun's processes rank 0 tells how it went; of failures the first stays: the
+    """Write the outcome. Of torchrun's processes the first here tells how it went; of failures the first stays: the
     others fail because of it."""
     if not launch.is_launched():
         write_json(path, outcome)
     elif not outcome["ok"]:
-        try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except FileExistsError:
-            return
-        with os.fdopen(fd, "w", encoding="utf-8") as target:
-            json.dump(outcome, target)
-    elif os.environ.get("RANK") == "0":
+        if (read_json(path) or {"launching": True}).get("launching"):
+            write_json(path, outcome)
+    elif os.environ.get("LOCAL_RANK") == "0":
         write_json(path, outcome)
 
 

@@ -41,12 +41,14 @@ def choose(
             libraries cannot load it).
     """
     if settings.resume is False:
+        compat.gather(None)
         return Start(0, None), []
     rejected: Rejected = []
     if isinstance(settings.resume, str):
         chosen: Optional[checkpoints.Checkpoint] = checkpoints.named(settings.resume)
     else:
         chosen, rejected = checkpoints.newest_complete(folder)
+    chosen, rejected = _common(settings, folder, chosen, rejected)
     problem = compat.resume_problem()
     if chosen is None:
         if problem and (settings.save_steps or settings.save_minutes):
@@ -71,6 +73,40 @@ def choose(
         step=chosen.step,
     )
     return Start(chosen.step, chosen.path), rejected
+
+
+def _common(
+    settings: TrainSettings, folder: str, chosen: Optional[checkpoints.Checkpoint], rejected: Rejected
+) -> Tuple[Optional[checkpoints.Checkpoint], Rejected]:
+    """The checkpoint that every container has; several disks may differ by the one that was being written.
+
+    Every process waits here for all, so that nothing is tidied before all have looked.
+    """
+    mine = [] if isinstance(settings.resume, str) else [
+        item.step for item in checkpoints.list_checkpoints(folder) if not checkpoints.why_incomplete(item.path)
+    ]  # fmt: skip
+    everyone = compat.gather((mine, chosen.step if chosen else 0))
+    if compat.node_count() == 1:
+        return chosen, rejected
+    steps = [step for _, step in everyone]
+    if len(set(steps)) == 1:
+        return chosen, rejected
+    shared = set(everyone[0][0]).intersection(*(set(have) for have, _ in everyone[1:]))
+    if not shared:
+        raise StepError(
+            "CHECKPOINT_NOT_FOUND",
+            "The containers have no checkpoint in common: their newest are of steps {}.".format(
+                ", ".join(str(step) for step in steps)
+            ),
+            "Copy the newest checkpoint folder to all of them (moai remote pull, push), or start over with resume=false.",
+        )
+    best = max(shared)
+    path = os.path.join(folder, "checkpoint-{}".format(best))
+    newer = [
+        (item, "another container does not have it") for item in checkpoints.list_checkpoints(folder)
+        if item.step > best and not any(item.path == bad.path for bad, _ in rejected)
+    ]  # fmt: skip
+    return checkpoints.Checkpoint(best, path), rejected + newer
 
 
 def tidy(settings: TrainSettings, folder: str, rejected: Rejected, report: Any) -> None:

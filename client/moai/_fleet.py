@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
+from moai import _group
 from moai._config import HostConfig, config
 from moai._errors import MoaiError
 from moai._follow import Follower
@@ -160,6 +161,18 @@ class Fleet:
     def train(self, model: str, dataset: str, options: JobOptions | None = None, timeout: float | None = None, **recipe: Any) -> Results[Job]:
         """The training as a job on every host; see ``Host.train``."""
         return self.map(lambda host: host.train(model, dataset, _own(options, host), **recipe), timeout)
+
+    def train_together(
+        self, model: str, dataset: str, options: JobOptions | None = None, *, settings: Mapping[str, Any] | None = None, **recipe: Any
+    ) -> list[Job]:
+        """One training over all hosts, a job on each, the first host's (the leader: rank 0) first.
+
+        They are shown to reach each other before anything is submitted; a step's batch is over all of them.
+
+        Raises MoaiError: PEERS_UNREACHABLE with every try; UNSUPPORTED on MoAI; what ``Host.train`` raises, after
+        cancelling what was started.
+        """
+        return _group.train(self, model, dataset, options, settings, recipe)
 
     # -- choosing ------------------------------------------------------------------------------
 

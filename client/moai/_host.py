@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moai_proto.v1 import job_pb2, model_pb2
+    from moai_proto.v1 import job_pb2, model_pb2, training_pb2
 
 from moai import _convert, _files, _index, _requirements, _submit
 from moai import _types as t
@@ -323,6 +323,7 @@ class Host(DeviceControl):
         options: JobOptions | None = None,
         *,
         settings: Mapping[str, Any] | None = None,
+        group: training_pb2.TrainingGroup | None = None,
         **recipe: Any,
     ) -> Job:
         """Download, prepare, train and verify as one job on the container.
@@ -333,13 +334,14 @@ class Host(DeviceControl):
             recipe: ``method`` (full, lora), ``max_steps``, ``epochs``, ``batch_size``,
                 ``learning_rate``, ``block_size``, ``template``, ``sample``, ``output``, ``smoke``,
                 ``model_revision``, ``dataset_revision``, ``dataset_output``, ``gpus``.
+            group: made by ``Fleet.train_together``; leave it out.
         """
         from moai_proto.v1 import training_pb2, training_pb2_grpc
 
         options = _submit.claiming(options or JobOptions())
         request = training_pb2.StartTrainingRequest(
             options=with_token(options).message(self.config),
-            training=_submit.training_spec(self, model, dataset, settings or {}, recipe),
+            training=_submit.training_spec(self, model, dataset, settings or {}, recipe, group=group),
         )
         stub = training_pb2_grpc.TrainingServiceStub
         return self.made(self.session.call(stub, "StartTraining", request, timeout_s=120.0).job)

@@ -152,6 +152,12 @@ class Job:
         self.info = _convert.job(self.host.name, answer.job)
         return self.info
 
+    def members(self) -> list[Job]:
+        """The other jobs of a training over several containers; empty for any other job."""
+        from moai import _group
+
+        return _group.members(self)
+
     def delete(self, force: bool = False) -> None:
         """Remove the job folder of an ended job; results in the work folder stay."""
         self.host.session.call(_STUB, "DeleteJob", job_pb2.DeleteJobRequest(job=self.id, owner=owner(), force=force))

@@ -43,7 +43,7 @@ class JobOptions:
         max_duration_s: of the whole job; 0 = no limit. request_id: 8 to 128 of ``[A-Za-z0-9_.-]``;
         repeating a request with the same id finds the first job. setup: shell lines run before each
         command. work: folder for models, datasets and results. code: a folder of the laptop; the command
-        runs in a copy of it (a snapshot, ``moai.Host.send_code``).
+        runs in a copy of it (a snapshot, ``moai.Host.send_code``). labels: kept with the job, for people and tools.
     """
 
     name: str = ""
@@ -57,6 +57,7 @@ class JobOptions:
     setup: str = ""
     work: str = ""
     code: str | os.PathLike[str] = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def message(self, host: HostConfig, takes_code: bool = False) -> job_pb2.JobOptions:
         """The wire form, completed from the host's settings. Raises MoaiError (USAGE)."""
@@ -85,7 +86,7 @@ class JobOptions:
             workdir=self.workdir,
             accelerator=self.accelerator,
             max_duration_seconds=self.max_duration_s,
-            labels={"moai": __version__, "machine": platform.node(), "system": platform.system()},
+            labels={**self.labels, "moai": __version__, "machine": platform.node(), "system": platform.system()},
             setup=self.setup,
             work=self.work or host.work,
             proxy=host.proxy,

@@ -80,7 +80,13 @@ def dataset_spec(
 
 
 def training_spec(
-    host: Host, model: str, dataset: str, settings: Mapping[str, Any], recipe: Mapping[str, Any], upload: bool = True
+    host: Host,
+    model: str,
+    dataset: str,
+    settings: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    upload: bool = True,
+    group: training_pb2.TrainingGroup | None = None,
 ) -> training_pb2.TrainingSpec:
     """The training part of a request. Raises MoaiError (USAGE, FILE_NOT_HERE)."""
     unknown = sorted(set(recipe) - set(_RECIPE))
@@ -111,6 +117,7 @@ def training_spec(
         settings={k: setting(v) for k, v in settings.items()},
         smoke=bool(given.get("smoke", False)),
         gpus=str(given.get("gpus", "")),
+        group=group,
     )
 
 

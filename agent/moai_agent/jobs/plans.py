@@ -188,6 +188,12 @@ def train_steps(place: Place, spec: training_pb2.TrainingSpec, output: str) -> L
     }
     if spec.gpus:
         inputs["gpus"] = spec.gpus
+    if spec.HasField("group"):
+        group = spec.group
+        inputs["group"] = {
+            "id": group.id, "rank": group.rank, "size": group.size, "address": group.address, "port": group.port,
+            "interface": group.interface,
+        }  # fmt: skip
     for name in _RECIPE_SETTINGS:
         if name in settings:
             inputs[name] = settings.pop(name)

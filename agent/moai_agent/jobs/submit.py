@@ -300,6 +300,9 @@ def check_training(spec: training_pb2.TrainingSpec) -> None:
         raise AgentError("USAGE", "no dataset was given", "--dataset ORG/NAME, a path, or laptop:PATH")
     if spec.method not in ("", "full", "lora"):
         raise AgentError("USAGE", "method %r is neither full nor lora" % spec.method)
+    group = spec.group
+    if spec.HasField("group") and not (group.size > 1 and 0 <= group.rank < group.size and group.address and 0 < group.port < 65536 and group.id):
+        raise AgentError("USAGE", "the group is not a rank among several members with the leader's address: %s" % str(group).replace("\n", " "))
     for name, value in (
         ("max steps", spec.max_steps),
         ("epochs", spec.epochs),

@@ -4,11 +4,13 @@ import asyncio
 import json
 import os
 import sys
-from typing import Any
+from typing import Any, Dict
 
 from moai_proto.v1 import training_pb2, training_pb2_grpc
 
-from moai_agent import convert, needs, work
+from moai_agent import convert, needs, peers, work
+from moai_agent.devices.report import MOAI_PROVIDERS
+from moai_agent.errors import AgentError
 from moai_agent.jobs import plans, submit
 
 
@@ -17,6 +19,8 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
 
     def __init__(self, agent: Any) -> None:
         self._agent = agent
+        #: Open offers by port; the leader's training takes the port over.
+        self._offers: Dict[int, peers.Offer] = {}
 
     async def PlanTraining(
         self, request: training_pb2.PlanTrainingRequest, context: Any
@@ -56,10 +60,48 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(None, needs.estimate, self._agent, request)
 
+    async def OfferPeer(self, request: training_pb2.OfferPeerRequest, context: Any) -> training_pb2.OfferPeerResponse:
+        """Open a port for others to try."""
+        loop = asyncio.get_running_loop()
+        report = await loop.run_in_executor(None, self._agent.registry.devices, "")
+        if report.provider in MOAI_PROVIDERS:
+            raise AgentError(
+                "UNSUPPORTED",
+                "--nodes: a MoAI accelerator spans GPUs and nodes by itself; containers do not share one training",
+                "choose a larger flavor: moai remote device flavors",
+            )
+        offer = peers.Offer(request.nonce)
+        await offer.open(request.seconds or peers.LONGEST_S)
+        self._offers = {port: one for port, one in self._offers.items() if one.port}
+        self._offers[offer.port] = offer
+        return training_pb2.OfferPeerResponse(
+            addresses=[training_pb2.NetworkAddress(interface=one.interface, address=one.address) for one in peers.addresses()],
+            port=offer.port,
+        )
+
+    async def ReachPeer(self, request: training_pb2.ReachPeerRequest, context: Any) -> training_pb2.ReachPeerResponse:
+        """Try another container's port."""
+        offered = [peers.Address(one.interface, one.address) for one in request.addresses]
+        found = await peers.reach(offered, request.port, request.nonce)
+        return training_pb2.ReachPeerResponse(
+            attempts=[
+                training_pb2.PeerAttempt(
+                    address=one.address,
+                    is_reached=one.is_reached,
+                    text=one.text,
+                    local=training_pb2.NetworkAddress(interface=one.local.interface, address=one.local.address) if one.local else None,
+                )
+                for one in found
+            ]
+        )
+
     async def StartTraining(
         self, request: training_pb2.StartTrainingRequest, context: Any
     ) -> training_pb2.StartTrainingResponse:
         """As a job."""
+        offer = self._offers.pop(request.training.group.port, None)
+        if offer is not None:
+            offer.close()
         entry = await submit.training(self._agent, request)
         return training_pb2.StartTrainingResponse(job=convert.job(entry))
 

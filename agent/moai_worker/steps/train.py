@@ -8,13 +8,13 @@ checkpoint in its output folder.
 from typing import Any, Dict
 
 from .. import launch
-from ..compat import process_rank
+from ..compat import is_first_here
 from ..recipe import train
 from ..train_settings import TrainSettings
 
 
 class _Silent:
-    """Stands in for the Reporter on all processes but the first."""
+    """Stands in for the Reporter on all processes of a container but the first."""
 
     def __getattr__(self, name: str) -> Any:
         return lambda *args, **kwargs: None
@@ -32,7 +32,8 @@ def run(inputs: Dict[str, Any], report: Any) -> Dict[str, Any]:
             ``resume``, ``settings`` (more of these, or TrainingArguments by name), ``control``
             (folder asked between steps for ``checkpoint.json`` and ``stop.json``; a fulfilled
             request is renamed to ``*.json.done``), ``advanced_parallelization``,
-            ``trust_remote_code``, ``gpus`` (CUDA devices: see ``launch.spread``).
+            ``trust_remote_code``, ``gpus`` and
+            ``group`` (CUDA devices, several containers: see ``launch.spread``).
         report: the step's Reporter.
 
     Returns:
@@ -44,4 +45,4 @@ def run(inputs: Dict[str, Any], report: Any) -> Dict[str, Any]:
             CHECKPOINT_NOT_FOUND, DEVICE_OUT_OF_MEMORY, DISK_FULL, TRAINING_FAILED.
     """
     launch.spread(inputs, report)
-    return train(TrainSettings(inputs), _Silent() if process_rank() else report)
+    return train(TrainSettings(inputs), report if is_first_here() else _Silent())

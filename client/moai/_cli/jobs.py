@@ -312,9 +312,14 @@ def cancel(
         ran = (datetime.now(timezone.utc) - info.start_time).total_seconds() if info.start_time else 0.0
         if ran > 3600 and info.kind == "train" and sys.stdin.isatty():
             confirm(f"{one.id} has trained for {duration(ran)}. End it now? (moai remote stop saves first)", yes, "--yes")
-        one.cancel(grace, force)
+        # The others of a training over several containers would wait for a peer that never comes.
+        others = one.members()
+        for each in (one, *others):
+            each.cancel(grace, force)
         if not no_wait:
             info = one.wait(grace + 60.0, check=False)
+            for other in others:
+                note(f"{other.host.name}/{other.id} {other.wait(grace + 60.0, check=False).state}")
     if as_json:
         print_json({"schema": "moai.job/1", **one.refresh().as_dict()})
     elif no_wait:

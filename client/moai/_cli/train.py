@@ -33,6 +33,7 @@ from moai._cli.start import (
     own_code,
 )  # fmt: skip
 from moai._cli.table import print_table
+from moai._cli.together import Shown, together
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -55,6 +56,7 @@ def train(
     model_revision: Annotated[str, typer.Option("--model-revision", metavar="REV", help="Branch, tag or commit. [main]")] = "",
     dataset_revision: Annotated[str, typer.Option("--dataset-revision", metavar="REV", help="Branch, tag or commit. [main]")] = "",
     gpus: Annotated[str, typer.Option("--gpus", metavar="N|IDS|all", help="CUDA devices: 2, or 0,2. [every free one]")] = "",
+    nodes: Annotated[int, typer.Option("--nodes", min=2, metavar="N", help="Train as one over the N hosts of --on, the first leading.")] = None,  # type: ignore[assignment]
     set_: Annotated[list[str], typer.Option("--set", metavar="K=V", help="A setting of the recipe or of TrainingArguments.")] = [],  # noqa: B006
     smoke: Annotated[bool, typer.Option("--smoke", help="50 rows, 3 steps, save, load, one generation.")] = False,
     tutorial: Annotated[str, typer.Option("--tutorial", metavar="NAME|list", help="Values of a tutorial, below moai.toml.")] = "",
@@ -103,6 +105,8 @@ def train(
         max_duration=max_duration, request_id=request_id, setup=setup, sync=sync, has_command=bool(command),
     )  # fmt: skip
     target_name = on or (project.host if project else "") or ""
+    if nodes and (command or dry_run or flavor or restore_flavor):
+        raise moai.UsageError("USAGE", "--nodes is the recipe's, and goes with no command, --dry-run or --flavor", "leave those out")
     if command:
         _refuse_recipe_flags(flags, set_, smoke or bool(tutorial))
         target = host(target_name, link=not no_link)
@@ -128,6 +132,9 @@ def train(
     _require(recipe)
     if preset is not None:
         introduce(preset, recipe, given.environment)
+    if nodes:
+        together(target_name, nodes, recipe, settings, given, smoke, Shown(detach, as_json, plain))
+        return
     target = host(target_name, link=not no_link)
     arguments = {k: v.value for k, v in recipe.items()}
     wanted, data = arguments.pop("model"), arguments.pop("dataset")

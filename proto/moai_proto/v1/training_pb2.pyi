@@ -7,8 +7,76 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class NetworkAddress(_message.Message):
+    __slots__ = ("interface", "address")
+    INTERFACE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    interface: str
+    address: str
+    def __init__(self, interface: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
+
+class OfferPeerRequest(_message.Message):
+    __slots__ = ("nonce", "seconds")
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    nonce: bytes
+    seconds: float
+    def __init__(self, nonce: _Optional[bytes] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class OfferPeerResponse(_message.Message):
+    __slots__ = ("addresses", "port")
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    addresses: _containers.RepeatedCompositeFieldContainer[NetworkAddress]
+    port: int
+    def __init__(self, addresses: _Optional[_Iterable[_Union[NetworkAddress, _Mapping]]] = ..., port: _Optional[int] = ...) -> None: ...
+
+class ReachPeerRequest(_message.Message):
+    __slots__ = ("addresses", "port", "nonce")
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    addresses: _containers.RepeatedCompositeFieldContainer[NetworkAddress]
+    port: int
+    nonce: bytes
+    def __init__(self, addresses: _Optional[_Iterable[_Union[NetworkAddress, _Mapping]]] = ..., port: _Optional[int] = ..., nonce: _Optional[bytes] = ...) -> None: ...
+
+class PeerAttempt(_message.Message):
+    __slots__ = ("address", "is_reached", "text", "local")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    IS_REACHED_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    is_reached: bool
+    text: str
+    local: NetworkAddress
+    def __init__(self, address: _Optional[str] = ..., is_reached: bool = ..., text: _Optional[str] = ..., local: _Optional[_Union[NetworkAddress, _Mapping]] = ...) -> None: ...
+
+class ReachPeerResponse(_message.Message):
+    __slots__ = ("attempts",)
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    attempts: _containers.RepeatedCompositeFieldContainer[PeerAttempt]
+    def __init__(self, attempts: _Optional[_Iterable[_Union[PeerAttempt, _Mapping]]] = ...) -> None: ...
+
+class TrainingGroup(_message.Message):
+    __slots__ = ("id", "rank", "size", "address", "port", "interface")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    INTERFACE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    rank: int
+    size: int
+    address: str
+    port: int
+    interface: str
+    def __init__(self, id: _Optional[str] = ..., rank: _Optional[int] = ..., size: _Optional[int] = ..., address: _Optional[str] = ..., port: _Optional[int] = ..., interface: _Optional[str] = ...) -> None: ...
+
 class TrainingSpec(_message.Message):
-    __slots__ = ("model", "model_revision", "dataset", "method", "max_steps", "epochs", "batch_size", "learning_rate", "output", "endpoint", "settings", "smoke", "gpus")
+    __slots__ = ("model", "model_revision", "dataset", "method", "max_steps", "epochs", "batch_size", "learning_rate", "output", "endpoint", "settings", "smoke", "gpus", "group")
     class SettingsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +97,7 @@ class TrainingSpec(_message.Message):
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     SMOKE_FIELD_NUMBER: _ClassVar[int]
     GPUS_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
     model: str
     model_revision: str
     dataset: _dataset_pb2.DatasetSpec
@@ -42,7 +111,8 @@ class TrainingSpec(_message.Message):
     settings: _containers.ScalarMap[str, str]
     smoke: bool
     gpus: str
-    def __init__(self, model: _Optional[str] = ..., model_revision: _Optional[str] = ..., dataset: _Optional[_Union[_dataset_pb2.DatasetSpec, _Mapping]] = ..., method: _Optional[str] = ..., max_steps: _Optional[int] = ..., epochs: _Optional[float] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., output: _Optional[str] = ..., endpoint: _Optional[str] = ..., settings: _Optional[_Mapping[str, str]] = ..., smoke: bool = ..., gpus: _Optional[str] = ...) -> None: ...
+    group: TrainingGroup
+    def __init__(self, model: _Optional[str] = ..., model_revision: _Optional[str] = ..., dataset: _Optional[_Union[_dataset_pb2.DatasetSpec, _Mapping]] = ..., method: _Optional[str] = ..., max_steps: _Optional[int] = ..., epochs: _Optional[float] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., output: _Optional[str] = ..., endpoint: _Optional[str] = ..., settings: _Optional[_Mapping[str, str]] = ..., smoke: bool = ..., gpus: _Optional[str] = ..., group: _Optional[_Union[TrainingGroup, _Mapping]] = ...) -> None: ...
 
 class PlanTrainingRequest(_message.Message):
     __slots__ = ("options", "training")

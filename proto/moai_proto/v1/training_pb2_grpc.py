@@ -26,6 +26,16 @@ class TrainingServiceStub(object):
                 request_serializer=moai__proto_dot_v1_dot_training__pb2.EstimateTrainingRequest.SerializeToString,
                 response_deserializer=moai__proto_dot_v1_dot_training__pb2.EstimateTrainingResponse.FromString,
                 )
+        self.OfferPeer = channel.unary_unary(
+                '/moai_proto.v1.TrainingService/OfferPeer',
+                request_serializer=moai__proto_dot_v1_dot_training__pb2.OfferPeerRequest.SerializeToString,
+                response_deserializer=moai__proto_dot_v1_dot_training__pb2.OfferPeerResponse.FromString,
+                )
+        self.ReachPeer = channel.unary_unary(
+                '/moai_proto.v1.TrainingService/ReachPeer',
+                request_serializer=moai__proto_dot_v1_dot_training__pb2.ReachPeerRequest.SerializeToString,
+                response_deserializer=moai__proto_dot_v1_dot_training__pb2.ReachPeerResponse.FromString,
+                )
         self.StartTraining = channel.unary_unary(
                 '/moai_proto.v1.TrainingService/StartTraining',
                 request_serializer=moai__proto_dot_v1_dot_training__pb2.StartTrainingRequest.SerializeToString,
@@ -59,6 +69,22 @@ class TrainingServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def OfferPeer(self, request, context):
+        """Opens a TCP port for up to a minute and says where this container can be
+        reached; asked of the first of several containers that shall train as one.
+        UNSUPPORTED on MoAI, where the accelerator itself spans nodes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReachPeer(self, request, context):
+        """Tries to reach an offered port; asked of the others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StartTraining(self, request, context):
         """Starts download, preparation, training and verification as one job.
         """
@@ -85,6 +111,16 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.EstimateTraining,
                     request_deserializer=moai__proto_dot_v1_dot_training__pb2.EstimateTrainingRequest.FromString,
                     response_serializer=moai__proto_dot_v1_dot_training__pb2.EstimateTrainingResponse.SerializeToString,
+            ),
+            'OfferPeer': grpc.unary_unary_rpc_method_handler(
+                    servicer.OfferPeer,
+                    request_deserializer=moai__proto_dot_v1_dot_training__pb2.OfferPeerRequest.FromString,
+                    response_serializer=moai__proto_dot_v1_dot_training__pb2.OfferPeerResponse.SerializeToString,
+            ),
+            'ReachPeer': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReachPeer,
+                    request_deserializer=moai__proto_dot_v1_dot_training__pb2.ReachPeerRequest.FromString,
+                    response_serializer=moai__proto_dot_v1_dot_training__pb2.ReachPeerResponse.SerializeToString,
             ),
             'StartTraining': grpc.unary_unary_rpc_method_handler(
                     servicer.StartTraining,
@@ -139,6 +175,40 @@ class TrainingService(object):
         return grpc.experimental.unary_unary(request, target, '/moai_proto.v1.TrainingService/EstimateTraining',
             moai__proto_dot_v1_dot_training__pb2.EstimateTrainingRequest.SerializeToString,
             moai__proto_dot_v1_dot_training__pb2.EstimateTrainingResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def OfferPeer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/moai_proto.v1.TrainingService/OfferPeer',
+            moai__proto_dot_v1_dot_training__pb2.OfferPeerRequest.SerializeToString,
+            moai__proto_dot_v1_dot_training__pb2.OfferPeerResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ReachPeer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/moai_proto.v1.TrainingService/ReachPeer',
+            moai__proto_dot_v1_dot_training__pb2.ReachPeerRequest.SerializeToString,
+            moai__proto_dot_v1_dot_training__pb2.ReachPeerResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
