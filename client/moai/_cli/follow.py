@@ -27,6 +27,11 @@ def exit_code(info: moai.JobInfo, own: bool = False) -> int:
     return {"SUCCEEDED": 0, "FAILED": 3, "UNKNOWN": 6, "CANCELLED": 7, "INTERRUPTED": 8}.get(info.state, 6)
 
 
+def has_own_log(info: moai.JobInfo) -> bool:
+    """Whether a job's log is its own program's: then it is shown, else the events tell the same better."""
+    return any(s.name == "command" for s in info.steps) or (info.kind == "train" and not info.output)
+
+
 def follow(
     job: moai.Job, *, as_json: bool, plain: bool = False, after: int = 0, log: bool = True, own_code: bool = False
 ) -> None:

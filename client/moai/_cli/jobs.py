@@ -29,7 +29,7 @@ from moai._cli.common import (
     worst,
 )  # fmt: skip
 from moai._cli.curve import chart
-from moai._cli.follow import exit_code, follow
+from moai._cli.follow import exit_code, follow, has_own_log
 from moai._cli.start import Detach, RequestId, Secret, Setenv, announce, secret_value
 from moai._cli.table import STATE_STYLE, ago, clock, duration, paint, print_table, size
 
@@ -249,8 +249,7 @@ def attach(
 
     own = own_code(code)
     one = find_job(job, on)
-    with_log = any(s.name in ("command",) for s in one.info.steps) or (one.info.kind == "train" and not one.info.output)
-    follow(one, as_json=as_json, plain=plain, after=after, log=with_log if log is None else log, own_code=own)
+    follow(one, as_json=as_json, plain=plain, after=after, log=has_own_log(one.info) if log is None else log, own_code=own)
 
 
 @app.command()

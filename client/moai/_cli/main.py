@@ -45,6 +45,7 @@ REMOTE: dict[str, Entry] = {
     "cancel": Entry(_C + "jobs", "End a job and every process of it.", _JOBS, "kill"),
     "resume": Entry(_C + "jobs", "Go on with an ended training from its checkpoint.", _JOBS),
     "delete": Entry(_C + "jobs", "Remove the record of an ended job.", _JOBS, "rm"),
+    "top": Entry(_C + "top", "Every container's devices and jobs on one live screen.", _JOBS),
     "report": Entry(_C + "report", "A job's post-mortem for support, secrets taken out.", _JOBS),
     "plot": Entry(_C + "plot", "Loss curves as a picture or in the terminal.", _JOBS),
     "download": Entry(_C + "data", "Fetch a model or dataset from the Hub, there.", _DATA),
