@@ -75,10 +75,11 @@ def _once(hosts: list[Any], model: Model, poller: Poller, plain: bool) -> None:
 
     answers = on_each(hosts, look)
     seen.save(model.dump())
-    now, form = time.time(), layout(columns())
-    colour = has_colour(plain)
+    now, colour = time.time(), has_colour(plain)
+    rows = model.rows(now)
+    form = layout(columns(), rows)
     lines = [title(model.hosts(), form.columns, now, "", "host"), heading(form)]
-    lines += [row(one, form, now, plain) for one in model.rows(now)]
+    lines += [row(one, form, now, plain) for one in rows]
     for line in lines:
         print("".join(paint(text, style, colour) for text, style in line).rstrip())
     codes = [answer.exit_code for _, answer in answers if isinstance(answer, moai.MoaiError)]

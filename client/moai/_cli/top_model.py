@@ -296,6 +296,8 @@ class Model:
             # One device of a container that answers stands in the container's own line.
             alone = len(one.devices) == 1 and not trouble(one, now)
             found.append(Row("host", one, max(seen_age, device_age) if alone else seen_age, device=one.devices[0] if alone else None))
+            if one.error and one.next and one.word != "unreachable":
+                found.append(Row("note", one, 0.0, note=f"next: {one.next}"))
             if not alone:
                 found += [Row("device", one, device_age, device=d) for d in one.devices]
             found += [Row("note", one, device_age, note=note) for note in one.notes]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import moai
@@ -24,6 +24,13 @@ _WHOLE_S = 30.0
 _WHOLE_JOBS = 500
 #: A host that does not answer is tried again after at most this.
 _RETRY_S = 5.0
+
+
+Losses = Callable[[Any, moai.JobInfo], Sequence[tuple[int, float]]]
+
+
+def _losses(host: Any, info: moai.JobInfo) -> Sequence[tuple[int, float]]:
+    return moai.Job(host, info).refresh().losses
 
 
 class Slots:
@@ -62,9 +69,11 @@ class Poller:
 
     Args:
         hosts: ``moai.Host`` objects of the model's names. interval_s: between two looks at a host's jobs.
+        losses: how to ask for the whole loss curve of a job; lists of jobs do not carry it.
     """
 
-    def __init__(self, hosts: Sequence[Any], model: Model, interval_s: float = 1.0) -> None:
+    def __init__(self, hosts: Sequence[Any], model: Model, interval_s: float = 1.0, losses: Losses = _losses) -> None:
+        self._losses = losses
         self._hosts, self._model, self._interval_s = list(hosts), model, interval_s
         self._jobs, self._devices = Slots(), Slots(SLOTS // 2)
         self._closed = threading.Event()
@@ -118,7 +127,7 @@ class Poller:
         by_id = {info.id: info for info in infos}
         for job_id in self._model.wants_curve(host.name, time.time()):
             if job_id in by_id:
-                self._model.curve(host.name, job_id, moai.Job(host, by_id[job_id]).refresh().losses, time.time())
+                self._model.curve(host.name, job_id, self._losses(host, by_id[job_id]), time.time())
 
     def _watch_devices(self, host: Any) -> None:
         while True:

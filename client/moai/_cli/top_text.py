@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moai._cli.clean import fit, pad, width
+from moai._cli.clean import clean, fit, pad, width
 from moai._cli.curve import sparkline
 from moai._cli.table import STATE_STYLE, duration, size
 from moai._cli.top_model import FRESH_S, DeviceRow, HostRow, JobRow, Row, ago_text, trouble
@@ -56,16 +56,17 @@ class Layout:
         return [(name, count) for name, count in all_ if count]
 
 
-def layout(columns: int) -> Layout:
-    """What fits; DOING takes what is left."""
+def layout(columns: int, rows: Sequence[Row] = ()) -> Layout:
+    """What fits; JOB is as wide as the rows' ids, DOING takes what is left."""
     columns = max(NARROWEST, columns)
+    job = min(18 if columns < 80 else 22, max([16, *(width(one.job.id) for one in rows if one.job)]))
     steps = ((200, 20, 40), (160, 18, 24), (120, 14, 16), (100, 0, 12), (80, 0, 8), (0, 0, 0))
     name, curve = next((n, c) for least, n, c in steps if columns >= least)
     state, loss = (11 if columns >= 100 else 9), (6 if columns >= 72 else 0)
     rate = 11 if columns >= 100 else 0
-    fixed = [16, name, state, curve, loss, 6, rate, 7]
+    fixed = [job, name, state, curve, loss, 6, rate, 7]
     doing = columns - 2 - sum(fixed) - sum(1 for c in fixed if c)
-    return Layout(columns, 16, name, state, doing, curve, loss, 6, rate)
+    return Layout(columns, job, name, state, doing, curve, loss, 6, rate)
 
 
 def heading(form: Layout) -> Line:
@@ -75,14 +76,16 @@ def heading(form: Layout) -> Line:
 
 def title(hosts: Sequence[HostRow], columns: int, now: float, text: str, sort: str) -> Line:
     """The first line: how many of what, and what is left out."""
-    jobs = [j for h in hosts for j in h.jobs.values()]
-    running = sum(1 for j in jobs if not j.ended and j.state != "QUEUED")
+    jobs = [j for h in hosts if not h.error for j in h.jobs.values() if not j.ended]
     queued = sum(1 for j in jobs if j.state == "QUEUED")
-    away = sum(1 for h in hosts if h.error)
+    running = len(jobs) - queued
+    away = [h for h in hosts if h.error]
+    # What runs there is not known: it is counted apart.
+    unseen = sum(1 for h in away for j in h.jobs.values() if not j.ended)
     parts = [f"moai top  {len(hosts)} host{'s' * (len(hosts) != 1)}", f"{running} running, {queued} queued"]
     line: Line = [("  ".join(parts), "bold")]
     if away:
-        line.append((f"  {away} without answer", "red"))
+        line.append((f"  {len(away)} without answer" + (f" ({unseen} job{'s' * (unseen != 1)})" if unseen else ""), "red"))
     if text:
         line.append((f"  filter {text}", "yellow"))
     if sort != "host":
@@ -109,7 +112,7 @@ def _host(one: Row, form: Layout, room: int, now: float) -> Line:
     wrong = trouble(one.host, now)
     busy = wrong.startswith("connecting")
     style = "dim" if busy else "red" if one.host.error else "yellow" if wrong else "green"
-    line: Line = [("~ " if busy else "x " if one.host.error else "? " if wrong else "* ", style), (pad(one.host.name, form.job), "bold"), (" ", "")]
+    line: Line = [("~ " if busy else "x " if one.host.error else "? " if wrong else "* ", style), (pad(clean(one.host.name), form.job), "bold"), (" ", "")]
     if wrong:
         # The sentence says when it was seen, so it may have that column too.
         return _cut([*line, (wrong, style)], form.columns)
@@ -119,13 +122,13 @@ def _host(one: Row, form: Layout, room: int, now: float) -> Line:
 
 def _device(d: DeviceRow, room: int, named: bool = False) -> str:
     flavor = d.flavor or ("" if named else d.name or "?")
-    load = f"load {d.load:.0f} %" if d.load is not None else ""
+    load = f"load {d.load:.0f} %" if d.load is not None else "" if d.holder else "idle"
     share = f"{d.percent:.0f} %" if d.percent is not None else ""
     if room < 45:
-        return " ".join([pad(flavor.partition(".")[0], 11), pad(f"mem {share}" if share else "", 9), pad(load, 10)])
+        return " ".join([pad(flavor.partition(".")[0], 11), pad(f"mem {share}" if share else "", 9), load]).rstrip()
     memory = f"{_gib(d.used)}/{_gib(d.total)} GiB" if d.used is not None and d.total else ""
     text = " ".join([pad(flavor, 16), pad(f"{memory} {share}".strip(), 20), pad(load, 10)])
-    return f"{text} {d.holder}" if d.holder and room >= 60 else text
+    return (f"{text} {d.holder}" if d.holder and room >= 60 else text).rstrip()
 
 
 def _gib(mib: int | None) -> str:
@@ -147,7 +150,7 @@ def _job(job: JobRow, one: Row, form: Layout, plain: bool) -> Line:
         "SEEN": _seen(one),
     }
     if form.curve and job.curve:
-        texts["CURVE"] = sparkline(job.curve, form.curve, 1, plain)[0] if any(v == v for v in job.curve) else ""
+        texts["CURVE"] = "".join(sparkline(job.curve, form.curve, 1, plain))
     styles = {"STATE": STATE_STYLE.get(job.state, ""), "SEEN": "yellow", "CURVE": "cyan"}
     line: Line = [("  ", "")]
     cells = form.cells()
@@ -167,7 +170,9 @@ def _doing(job: JobRow) -> str:
     if job.ended:
         return job.why or job.command
     if job.waits:
-        return job.waits
+        # Who is before it is what matters where there is little room; the state says that it waits.
+        _, behind, who = job.waits.partition(" behind ")
+        return f"behind {who}" if behind else job.waits
     text = [job.step if job.step != "command" else ""]
     if job.done is not None and job.total:
         if job.unit == "steps":

@@ -94,7 +94,7 @@ class Board(Widget):
         return Strip(segments, used + blank).crop(0, columns)
 
     def _line(self, y: int, columns: int) -> tuple[Line, bool]:
-        form = layout(columns)
+        form = layout(columns, self.rows)
         if y == self.size.height - 1:
             return self.top.footer(columns), False
         if y == 0:
@@ -164,7 +164,7 @@ class TopApp(App[tuple[str, str]]):
     def compose(self) -> ComposeResult:
         """One board, and a line to type a filter into."""
         yield self.board
-        yield Input(id="filter", placeholder="filter: words, host:NAME state:QUEUED; enter keeps it, esc shows all")
+        yield Input(id="filter", placeholder="filter: words, host:NAME state:QUEUED; enter keeps it, esc shows all", select_on_focus=False)
 
     def on_mount(self) -> None:
         """First picture at once, from what was kept."""
