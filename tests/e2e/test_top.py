@@ -99,6 +99,7 @@ def test_what_runs_is_shown_and_who_goes_away_is_said_with_its_age(boxes, laptop
                 await pilot.press("f", *jobs["kt"].id, "enter", "c", "y")
                 await until(pilot, lambda: "CANCELLED" in line_of(frame(), jobs["kt"].id))
                 await pilot.press("a")
+                await until(pilot, lambda: app.return_value is not None)
             return app.return_value
 
         try:

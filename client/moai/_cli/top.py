@@ -31,6 +31,8 @@ def top(
     if not once and not (sys.stdin.isatty() and not is_plain(plain)):
         why = "--plain was given" if plain else "TERM is dumb" if os.environ.get("TERM") == "dumb" else "there is none here"
         raise moai.UsageError("USAGE", f"top draws on a terminal, and {why}", "moai remote top --once, or moai remote jobs")
+    # gRPC's core writes to standard error by itself, right over the picture.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     picked = moai.config().pick(on or ("all" if moai.config().hosts else ""))
     moai.prepare_links(picked)
     model = Model([one.name for one in picked])

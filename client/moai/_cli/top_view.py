@@ -43,6 +43,7 @@ class Board(Widget):
         self.top = screen
         self.rows: list[Row] = []
         self.cursor: tuple[str, str] | None = None
+        self.moved = False
         self.offset_rows = 0
         self.now = time.time()
 
@@ -51,7 +52,8 @@ class Board(Widget):
         self.now = time.time()
         self.rows = self.top.model.rows(self.now, self.top.filter_text, self.top.sort)
         keys = [one.key for one in self.rows if one.key]
-        if self.cursor not in keys:
+        # Until somebody moves it, the cursor waits for the first job to come.
+        if self.cursor not in keys or not (self.moved or self.cursor[1]):
             self.cursor = next((key for key in keys if key[1]), keys[0] if keys else None)
         self._keep_in_sight()
         self.refresh()
@@ -68,6 +70,7 @@ class Board(Widget):
     def move(self, by: int) -> None:
         """Move the cursor over so many rows it can stand on."""
         stops = [n for n, one in enumerate(self.rows) if one.key]
+        self.moved = True
         if stops:
             here = stops.index(self.at()) if self.at() in stops else 0
             self.cursor = self.rows[stops[max(0, min(len(stops) - 1, here + by))]].key
@@ -223,7 +226,7 @@ class TopApp(App[tuple[str, str]]):
         """Put the cursor on a row."""
         at = event.y - _HEAD + self.board.offset_rows
         if 0 <= at < len(self.board.rows) and self.board.rows[at].key:
-            self.board.cursor = self.board.rows[at].key
+            self.board.cursor, self.board.moved = self.board.rows[at].key, True
             self.board.refresh()
 
     def _chosen(self) -> tuple[str, str] | None:
