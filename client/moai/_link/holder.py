@@ -197,6 +197,10 @@ async def hold(host: HostConfig, starter: Starter, path: Path, first: FirstUpstr
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
             ("grpc.so_reuseport", 0),
+            # Commands ping every 10 s; without these an idle one is sent away as too busy after a minute.
+            ("grpc.http2.min_ping_interval_without_data_ms", 5000),
+            ("grpc.http2.max_ping_strikes", 0),
+            ("grpc.keepalive_permit_without_calls", 1),
         ]
     )
     server.add_generic_rpc_handlers((holder,))
