@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import moai
 import pytest
 from fakes.fleet import NOW, FakeHost, busy_report, gpu_report, job_info, moment, training
+from fakes.sshd import wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from moai._cli import seen
@@ -217,17 +218,8 @@ def test_one_dead_host_delays_no_other():
     poller = Poller(hosts, model, 0.2, losses=lambda host, info: info.losses)
     poller.start()
     try:
-        answered = threading.Event()
-
-        def look():
-            while not answered.is_set() and only(model, "well").jobs.get("a") is None:
-                answered.wait(0.02)
-            answered.set()
-
-        threading.Thread(target=look, daemon=True).start()
-        assert answered.wait(20), "sixteen hanging questions must not keep the seventeenth"
+        wait_until(lambda: "a" in only(model, "well").jobs, "the living host past twenty hanging ones", 20)
     finally:
-        answered.set()
         never.set()
         poller.close()
 
@@ -251,11 +243,30 @@ def test_a_defect_shows_in_the_row():
     poller = Poller([host], model, 0.2)
     poller.start()
     try:
-        for _ in range(500):
-            if only(model, "kt").error:
-                break
-            threading.Event().wait(0.02)
-        assert "a defect in moai: ZeroDivisionError" in only(model, "kt").error
+        wait_until(lambda: "a defect in moai: ZeroDivisionError" in only(model, "kt").error, "the defect to show", 20)
+    finally:
+        poller.close()
+
+
+def test_a_host_that_needs_somebody_is_not_asked_again_until_there_is_a_link(monkeypatch):
+    linked = threading.Event()
+    looked = threading.Semaphore(0)
+
+    def is_linked(config):
+        looked.release()
+        return linked.is_set()
+
+    monkeypatch.setattr(moai, "is_linked", is_linked)
+    monkeypatch.setattr("moai._cli.top_poll._RETRY_S", 0.03)
+    host = FakeHost("otp", error=moai.MoaiError("SIGN_IN_NEEDED", "a password is asked for", "moai remote up otp"))
+    poller = Poller([host], Model(["otp"]), 0.01)
+    poller.start()
+    try:
+        for _ in range(5):
+            assert looked.acquire(timeout=20)
+        assert host.asked == 1
+        linked.set()
+        wait_until(lambda: host.asked > 1, "the link to be noticed", 20)
     finally:
         poller.close()
 

@@ -28,7 +28,8 @@ def top(
     plain: Plain = False,
 ) -> None:
     """Every container's devices and jobs on one screen, live; keys to attach, cancel, checkpoint and filter."""
-    if not once and not (sys.stdin.isatty() and not is_plain(plain)):
+    # The toolkit draws on standard error.
+    if not once and (is_plain(plain) or not (sys.stdin.isatty() and sys.stderr.isatty())):
         why = "--plain was given" if plain else "TERM is dumb" if os.environ.get("TERM") == "dumb" else "there is none here"
         raise moai.UsageError("USAGE", f"top draws on a terminal, and {why}", "moai remote top --once, or moai remote jobs")
     # gRPC's core writes to standard error by itself, right over the picture.

@@ -128,6 +128,7 @@ class Model:
     def __init__(self, names: Sequence[str]) -> None:
         self._lock = threading.Lock()
         self._hosts = {name: HostRow(name) for name in names}
+        #: (host, job) -> (time, done) of the last minute; -> when its curve was asked for.
         self._progress: dict[tuple[str, str], list[tuple[float, float]]] = {}
         self._primed: dict[tuple[str, str], float] = {}
         self.changes = 0
@@ -154,8 +155,9 @@ class Model:
             if not whole:
                 new.update({job_id: job for job_id, job in one.jobs.items() if job_id not in new})
             one.jobs = {i: j for i, j in new.items() if not j.ended or now - (j.end_s or j.order_s) < ENDED_S}
-            for key in [k for k in self._progress if k[0] == host and k[1] not in one.jobs]:
-                del self._progress[key]
+            for memory in (self._progress, self._primed):
+                for key in [k for k in memory if k[0] == host and k[1] not in one.jobs]:
+                    del memory[key]
             one.seen_s, one.error, one.word, one.next, one.asked_s, one.doing = now, "", "", "", None, ""
             self.changes += 1
 

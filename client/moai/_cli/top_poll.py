@@ -22,8 +22,8 @@ _SHARE = 9.0
 #: All jobs are listed this often; in between only as many as can hold the ones that have not ended.
 _WHOLE_S = 30.0
 _WHOLE_JOBS = 500
-#: A host that does not answer is tried again after at most this.
-_RETRY_S = 5.0
+#: A host that does not answer is tried again after at most this; one that is slow waits at most a third of it.
+_RETRY_S = 15.0
 
 
 Losses = Callable[[Any, moai.JobInfo], Sequence[tuple[int, float]]]
@@ -97,7 +97,7 @@ class Poller:
         failures = 0
         while not self._closed.is_set():
             token = self._jobs.enter()
-            start_s = time.monotonic()
+            start_s, needs_person = time.monotonic(), False
             self._model.asking(host.name, time.time())
             try:
                 self.look(host)
@@ -109,12 +109,16 @@ class Poller:
                 self._model.failed(host.name, told, time.time())
                 if not self._closed.is_set():
                     self._alive[host.name].clear()
+                needs_person = told.exit_code in (5, 9)
             finally:
                 self._jobs.leave(token)
             took_s = time.monotonic() - start_s
             pause_s = min(_RETRY_S, self._interval_s * 2**failures) if failures else self._interval_s
             # A host that takes long (a slow link; job folders read over plain SSH) is asked less often.
-            self._closed.wait(max(pause_s - took_s, min(took_s, _RETRY_S)))
+            self._closed.wait(max(pause_s - took_s, min(took_s, _RETRY_S / 3)))
+            # Trying to sign in again and again would lock somebody out; a link made by hand is noticed.
+            while needs_person and not moai.is_linked(host.config) and not self._closed.wait(_RETRY_S / 3):
+                continue
 
     def look(self, host: Any) -> None:
         """One look at a host's jobs, and at loss curves that were not seen yet. Raises MoaiError."""

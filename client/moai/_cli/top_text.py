@@ -122,7 +122,7 @@ def _host(one: Row, form: Layout, room: int, now: float) -> Line:
 
 def _device(d: DeviceRow, room: int, named: bool = False) -> str:
     flavor = d.flavor or ("" if named else d.name or "?")
-    load = f"load {d.load:.0f} %" if d.load is not None else "" if d.holder else "idle"
+    load = f"load {d.load:.0f} %" if d.load is not None else "" if d.holder or d.used or d.percent else "idle"
     share = f"{d.percent:.0f} %" if d.percent is not None else ""
     if room < 45:
         return " ".join([pad(flavor.partition(".")[0], 11), pad(f"mem {share}" if share else "", 9), load]).rstrip()

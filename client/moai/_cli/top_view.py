@@ -24,8 +24,9 @@ from moai._cli.top_text import HELP, KEYS, KEYS_SHORT, NARROWEST, Line, heading,
 
 #: Something new is drawn at most this often; ages go on without anything new.
 _TICK_S = 1.0
-#: Until every host has answered once, so that the first picture is whole soon.
+#: In the first seconds everything new is drawn at once, so that the picture is whole soon.
 _FIRST_TICK_S = 0.1
+_FIRST_S = 3.0
 _HEAD = 2
 _STYLES = {"": Style(), "dim": Style(dim=True), "bold": Style(bold=True)} | {
     name: Style(color=name) for name in ("green", "red", "yellow", "cyan")
@@ -162,7 +163,7 @@ class TopApp(App[tuple[str, str]]):
         self.said: tuple[str, str] = ("", "")
         self.asked: tuple[str, str] | None = None
         self.board = Board(self)
-        self._drawn_changes, self._drawn_s = -1, 0.0
+        self._drawn_changes, self._drawn_s, self._start_s = -1, 0.0, time.monotonic()
 
     def compose(self) -> ComposeResult:
         """One board, and a line to type a filter into."""
@@ -176,10 +177,10 @@ class TopApp(App[tuple[str, str]]):
         self.set_interval(_FIRST_TICK_S, self._tick)
 
     def _tick(self) -> None:
-        now = time.monotonic()
-        waiting = any(one.seen_s is None and not one.error for one in self.model.hosts()) if now - self._drawn_s < _TICK_S else False
-        if now - self._drawn_s >= _TICK_S or (waiting and self.model.changes != self._drawn_changes):
-            self._drawn_changes, self._drawn_s = self.model.changes, now
+        now, changes = time.monotonic(), self.model.changes
+        is_new = changes != self._drawn_changes and now - self._start_s < _FIRST_S
+        if is_new or now - self._drawn_s >= _TICK_S:
+            self._drawn_changes, self._drawn_s = changes, now
             self.board.update()
 
     def on_resize(self, event: events.Resize) -> None:
@@ -202,8 +203,10 @@ class TopApp(App[tuple[str, str]]):
     # -- keys ----------------------------------------------------------------------------------
 
     def on_key(self, event: events.Key) -> None:
-        """Any key takes the last words away."""
+        """Any key takes the last words away, and any but yes the question; what the key does comes after."""
         self.said = ("", "")
+        if event.key != "y":
+            self.asked = None
         self.board.refresh()
 
     def action_move(self, by: int) -> None:
