@@ -90,6 +90,7 @@ def watch(address: str) -> None:
     from moai import _rpc
     from moai._cli.top_model import Model
     from moai._cli.top_poll import Poller
+    from moai._cli.top_rows import rows as rows_of
 
     def connect(self: _rpc.Session) -> str:
         self._secret = self.host.name  # Tells the one server which host it answers for.
@@ -118,7 +119,7 @@ def watch(address: str) -> None:
             await asyncio.sleep(_SECONDS)
             after, end_s = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
             used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-            stale = sum(1 for row in model.rows(time.time()) if row.age_s > 5)
+            stale = sum(1 for row in rows_of(model.hosts(), time.time()) if row.age_s > 5)
             if stale:
                 raise RuntimeError(f"{stale} rows were older than 5 s: it does not keep up")
             return used / (end_s - begin_s), whole_s

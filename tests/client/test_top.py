@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from moai._cli import seen
 from moai._cli.clean import width
-from moai._cli.top_model import ENDED_S, Model, ago_text, matches, trouble
+from moai._cli.top_model import ENDED_S, Model
 from moai._cli.top_poll import Poller, Slots
+from moai._cli.top_rows import ago_text, matches, rows, trouble
 from moai._cli.top_text import HELP, heading, layout, plain_text, row, title
 
 FRAMES = Path(__file__).resolve().parents[1] / "data"
@@ -50,9 +51,9 @@ def fleet(now=NOW):
 
 def picture(model, columns, now=NOW, **query):
     """The lines without a terminal."""
-    rows = model.rows(now, **query)
-    form = layout(columns, rows)
-    lines = [title(model.hosts(), form.columns, now, "", "host"), heading(form), *(row(one, form, now) for one in rows)]
+    shown = rows(model.hosts(), now, **query)
+    form = layout(columns, shown)
+    lines = [title(model.hosts(), form.columns, now, "", "host"), heading(form), *(row(one, form, now) for one in shown)]
     assert all(sum(width(text) for text, _ in line) <= form.columns for line in lines)
     return [plain_text(line) for line in lines]
 
@@ -158,8 +159,8 @@ def test_a_filter_finds_words_and_fields():
         assert matches(text, kt, job), text
     for text in ("dead", "state:queued", "host:otter", "otter brave", "job:kt"):
         assert not matches(text, kt, job), text
-    assert [r.job.id for r in model.rows(NOW, "state:queued") if r.job] == ["brave-lynx-11aa"]
-    assert {r.host.name for r in model.rows(NOW, "host:dead")} == {"dead"}
+    assert [r.job.id for r in rows(model.hosts(), NOW, "state:queued") if r.job] == ["brave-lynx-11aa"]
+    assert {r.host.name for r in rows(model.hosts(), NOW, "host:dead")} == {"dead"}
     assert matches("\u1112\u1161\u11ab", only(model, "서울-연구소"), next(iter(only(model, "서울-연구소").jobs.values()))), "decomposed Hangul"
 
 
@@ -167,7 +168,7 @@ def test_a_filter_finds_words_and_fields():
     "sort, first", [("host", "kt"), ("state", "dead"), ("load", "kt"), ("eta", "서울-연구소")]
 )
 def test_containers_are_ordered_as_asked(sort, first):
-    names = [r.host.name for r in fleet().rows(NOW, sort=sort) if r.kind == "host"]
+    names = [r.host.name for r in rows(fleet().hosts(), NOW, sort=sort) if r.kind == "host"]
     assert names[0] == first and len(names) == 5
 
 
@@ -279,13 +280,13 @@ def frame(app):
     return ["".join(segment.text for segment in strip).rstrip() for strip in app.screen._compositor.render_strips()]
 
 
-def on_screen(model, columns, script, hosts=None, rows=22):
+def on_screen(model, columns, script, hosts=None, height=22):
     """Run ``script(app, pilot)`` in a terminal of this size; what the application returned."""
     from moai._cli.top_view import TopApp
 
     async def main():
         app = TopApp(model, hosts or {})
-        async with app.run_test(size=(columns, rows)) as pilot:
+        async with app.run_test(size=(columns, height)) as pilot:
             await pilot.pause()
             await script(app, pilot)
             if app.is_running:

@@ -15,6 +15,7 @@ from moai._cli.common import On, Plain, columns, find_job, has_colour, is_plain,
 from moai._cli.table import paint
 from moai._cli.top_model import Model
 from moai._cli.top_poll import Poller
+from moai._cli.top_rows import rows
 from moai._cli.top_text import heading, layout, row, title
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -79,10 +80,10 @@ def _once(hosts: list[Any], model: Model, poller: Poller, plain: bool) -> None:
     answers = on_each(hosts, look)
     seen.save(model.dump())
     now, colour = time.time(), has_colour(plain)
-    rows = model.rows(now)
-    form = layout(columns(), rows)
+    shown = rows(model.hosts(), now)
+    form = layout(columns(), shown)
     lines = [title(model.hosts(), form.columns, now, "", "host"), heading(form)]
-    lines += [row(one, form, now, plain) for one in rows]
+    lines += [row(one, form, now, plain) for one in shown]
     for line in lines:
         print("".join(paint(text, style, colour) for text, style in line).rstrip())
     codes = [answer.exit_code for _, answer in answers if isinstance(answer, moai.MoaiError)]

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from moai._cli.clean import clean, fit, pad, width
 from moai._cli.curve import sparkline
 from moai._cli.table import STATE_STYLE, duration, size
-from moai._cli.top_model import FRESH_S, DeviceRow, HostRow, JobRow, Row, ago_text, trouble
+from moai._cli.top_model import DeviceRow, HostRow, JobRow
+from moai._cli.top_rows import FRESH_S, Row, ago_text, trouble
 
 NARROWEST = 60
 

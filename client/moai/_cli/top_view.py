@@ -19,7 +19,8 @@ from textual.widgets import Input
 
 import moai
 from moai._cli.clean import clean, pad, width
-from moai._cli.top_model import SORTS, Model, Row
+from moai._cli.top_model import Model
+from moai._cli.top_rows import SORTS, Row, rows
 from moai._cli.top_text import HELP, KEYS, KEYS_SHORT, NARROWEST, Line, heading, layout, row, title
 
 #: Something new is drawn at most this often; ages go on without anything new.
@@ -51,7 +52,7 @@ class Board(Widget):
     def update(self) -> None:
         """Take the model's rows as they are now."""
         self.now = time.time()
-        self.rows = self.top.model.rows(self.now, self.top.filter_text, self.top.sort)
+        self.rows = rows(self.top.model.hosts(), self.now, self.top.filter_text, self.top.sort)
         keys = [one.key for one in self.rows if one.key]
         # Until somebody moves it, the cursor waits for the first job to come.
         if self.cursor not in keys or not (self.moved or self.cursor[1]):
