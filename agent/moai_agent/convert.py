@@ -5,7 +5,7 @@ import math
 from typing import Any, Dict, Optional
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from moai_proto.v1 import job_pb2
+from moai_proto.v1 import file_pb2, job_pb2
 
 from moai_agent.jobs.store import Entry
 
@@ -16,6 +16,21 @@ def timestamp(seconds: Optional[float]) -> Optional[Timestamp]:
         return None
     nanos = int(round(float(seconds) * 1e6)) * 1000
     return Timestamp(seconds=nanos // 1000000000, nanos=nanos % 1000000000)
+
+
+def stored(item: Any) -> file_pb2.StoredItem:
+    """An item of the inventory."""
+    return file_pb2.StoredItem(
+        kind=item.kind,
+        path=item.path,
+        job=item.job,
+        state=item.state,
+        size_bytes=item.size_bytes,
+        file_count=item.files,
+        change_time=timestamp(item.changed or None),
+        partial=item.partial,
+        kept_because=item.kept_because,
+    )
 
 
 def reason(value: Optional[Dict[str, Any]]) -> Optional[job_pb2.Reason]:

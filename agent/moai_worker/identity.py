@@ -31,7 +31,7 @@ def host_id(home: str) -> str:
     folder = os.path.join(home, "hosts")
     name = hostname()
     if _is_shared(home) and not os.environ.get("MOAI_HOME"):
-        folder = os.path.join("/var/tmp", "moai-%d" % os.getuid())
+        folder = shared_folder()
     jobdir.make_private(folder)
     path = os.path.join(folder, ".id-" + name)
     for _ in range(100):
@@ -56,6 +56,11 @@ def host_id(home: str) -> str:
         finally:
             os.unlink(temp)
     raise OSError("cannot keep an identity in " + path)
+
+
+def shared_folder() -> str:
+    """Where the identity lies when the home is shared by several containers."""
+    return os.path.join("/var/tmp", "moai-%d" % os.getuid())
 
 
 def _is_shared(path: str) -> bool:

@@ -1,5 +1,6 @@
 """AgentService."""
 
+import asyncio
 import os
 import platform
 import pwd
@@ -10,7 +11,7 @@ from typing import Any, List
 from moai_proto.v1 import agent_pb2, agent_pb2_grpc
 from moai_worker import identity
 
-from moai_agent import PROTOCOL_MAX, PROTOCOL_MIN, __version__, convert, work
+from moai_agent import PROTOCOL_MAX, PROTOCOL_MIN, __version__, convert, housekeeping, removal, work
 
 
 class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
@@ -48,6 +49,26 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         """Leave after the answer."""
         self._agent.leaving.set()
         return agent_pb2.ShutdownResponse()
+
+    async def RemoveAgent(
+        self, request: agent_pb2.RemoveAgentRequest, context: Any
+    ) -> agent_pb2.RemoveAgentResponse:
+        """Off this container, then leave."""
+        jobs = housekeeping.known_jobs(self._agent.store.entries())
+        answer = await asyncio.get_running_loop().run_in_executor(None, self._remove, request.dry_run, jobs)
+        if not request.dry_run:
+            self._agent.leaving.set()
+        return answer
+
+    def _remove(self, dry_run: bool, jobs: List[housekeeping.Known]) -> agent_pb2.RemoveAgentResponse:
+        counter = housekeeping.Counter()
+        works = housekeeping.Inventory(self._agent.config, jobs, "", counter).works
+        plan = removal.Removal(self._agent.config, works, counter)
+        if not dry_run:
+            plan.run()
+        return agent_pb2.RemoveAgentResponse(
+            removed=[convert.stored(item) for item in plan.going], kept=[convert.stored(item) for item in plan.staying]
+        )
 
 
 def _user() -> str:

@@ -12,7 +12,8 @@ from typing import Any, AsyncIterator, Iterator, List
 from moai_proto.v1 import file_pb2, file_pb2_grpc
 from moai_worker import jobdir
 
-from moai_agent import work
+from moai_agent import convert, housekeeping, work
+from moai_agent.cleaning import Cleaner, Wanted
 from moai_agent.errors import AgentError
 from moai_agent.snapshots import Snapshots
 
@@ -189,6 +190,52 @@ class FileServicer(file_pb2_grpc.FileServiceServicer):
                     await loop.run_in_executor(None, snapshots.put, sha256, pieces)
                     sha256, pieces, size, count = "", [], 0, count + 1
         return file_pb2.PutContentsResponse(count=count)
+
+    def _inventory(self, asked: str, jobs: Any, limit_s: float = 0.0, entries: int = 0) -> housekeeping.Inventory:
+        home = self._agent.registry.login().get("HOME") or os.path.expanduser("~")
+        counter = housekeeping.Counter(limit_s, entries)
+        return housekeeping.Inventory(self._agent.config, jobs, work.asked(asked, home), counter, home)
+
+    async def DiskUsage(self, request: file_pb2.DiskUsageRequest, context: Any) -> file_pb2.DiskUsageResponse:
+        """Counted within bounds."""
+        jobs = housekeeping.known_jobs(self._agent.store.entries())
+
+        def count() -> file_pb2.DiskUsageResponse:
+            inventory = self._inventory(request.work, jobs, request.limit_seconds, request.limit_entries)
+            items = [convert.stored(item) for item in inventory.items()]
+            places = [inventory.home, inventory.config.home] + inventory.works + [i.path for i in items if i.kind == "results"]
+            mounts = [file_pb2.DiskMount(path=p, free_bytes=f, total_bytes=t) for p, f, t in housekeeping.mounts_of(places)]
+            return file_pb2.DiskUsageResponse(items=items, mounts=mounts, stopped=inventory.counter.stopped)
+
+        return await asyncio.get_running_loop().run_in_executor(None, count)
+
+    async def CleanFiles(self, request: file_pb2.CleanFilesRequest, context: Any) -> file_pb2.CleanFilesResponse:
+        """Chosen anew each time; only what was named goes."""
+        store = self._agent.store
+        named = store.find(request.results_job) if request.results_job else None
+        if named is not None:
+            store.check_owner(named, request.owner, request.force)
+        jobs = housekeeping.known_jobs(store.entries())
+        wanted = Wanted(
+            older_s=max(0.0, request.older_seconds),
+            checkpoints=request.checkpoints_wanted,
+            keep_checkpoints=max(0, request.keep_checkpoints),
+            logs=request.logs_wanted,
+            results_of=named.job.id if named is not None else "",
+            owner=request.owner,
+            force=request.force,
+        )
+
+        def clean() -> file_pb2.CleanFilesResponse:
+            cleaner = Cleaner(self._inventory(request.work, jobs, housekeeping.MOST_S), wanted).choose()
+            with _disk_errors("the cleaning"):
+                gone = cleaner.going if request.dry_run else cleaner.remove(list(request.paths))
+            kept = [item for item in cleaner.staying if item.kept_because]
+            return file_pb2.CleanFilesResponse(
+                items=[convert.stored(i) for i in gone], kept=[convert.stored(i) for i in kept]
+            )
+
+        return await asyncio.get_running_loop().run_in_executor(None, clean)
 
     def _find(self, wanted: file_pb2.PutFilesRequest) -> file_pb2.PutFilesResponse:
         if not _SHA256.match(wanted.sha256):

@@ -13,25 +13,30 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from moai_proto.v1 import file_pb2 as moai__proto_dot_v1_dot_file__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19moai_proto/v1/agent.proto\x12\rmoai_proto.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x11\n\x0fGetAgentRequest\"\x98\x03\n\x10GetAgentResponse\x12\x14\n\x0cprotocol_min\x18\x01 \x01(\x05\x12\x14\n\x0cprotocol_max\x18\x02 \x01(\x05\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x13\n\x0bincarnation\x18\x05 \x01(\t\x12\x0f\n\x07host_id\x18\x06 \x01(\t\x12.\n\nclock_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08hostname\x18\x08 \x01(\t\x12\x0c\n\x04user\x18\t \x01(\t\x12\x0e\n\x06python\x18\n \x01(\t\x12\x16\n\x0epython_version\x18\x0b \x01(\t\x12\x0c\n\x04home\x18\x0c \x01(\t\x12\x0c\n\x04work\x18\r \x01(\t\x12\x11\n\tcpu_count\x18\x0e \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\x0f \x01(\x03\x12\x0b\n\x03pid\x18\x10 \x01(\x03\x12\x0c\n\x04\x62oot\x18\x11 \x01(\t\x12$\n\x06mounts\x18\x12 \x03(\x0b\x32\x14.moai_proto.v1.Mount\x12\x13\n\x0b\x61\x63tive_jobs\x18\x13 \x01(\x05\"L\n\x05Mount\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nfree_bytes\x18\x02 \x01(\x03\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x03\x12\x0c\n\x04type\x18\x04 \x01(\t\"\x11\n\x0fShutdownRequest\"\x12\n\x10ShutdownResponse2\xa8\x01\n\x0c\x41gentService\x12K\n\x08GetAgent\x12\x1e.moai_proto.v1.GetAgentRequest\x1a\x1f.moai_proto.v1.GetAgentResponse\x12K\n\x08Shutdown\x12\x1e.moai_proto.v1.ShutdownRequest\x1a\x1f.moai_proto.v1.ShutdownResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19moai_proto/v1/agent.proto\x12\rmoai_proto.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18moai_proto/v1/file.proto\"\x11\n\x0fGetAgentRequest\"\x98\x03\n\x10GetAgentResponse\x12\x14\n\x0cprotocol_min\x18\x01 \x01(\x05\x12\x14\n\x0cprotocol_max\x18\x02 \x01(\x05\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x13\n\x0bincarnation\x18\x05 \x01(\t\x12\x0f\n\x07host_id\x18\x06 \x01(\t\x12.\n\nclock_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08hostname\x18\x08 \x01(\t\x12\x0c\n\x04user\x18\t \x01(\t\x12\x0e\n\x06python\x18\n \x01(\t\x12\x16\n\x0epython_version\x18\x0b \x01(\t\x12\x0c\n\x04home\x18\x0c \x01(\t\x12\x0c\n\x04work\x18\r \x01(\t\x12\x11\n\tcpu_count\x18\x0e \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\x0f \x01(\x03\x12\x0b\n\x03pid\x18\x10 \x01(\x03\x12\x0c\n\x04\x62oot\x18\x11 \x01(\t\x12$\n\x06mounts\x18\x12 \x03(\x0b\x32\x14.moai_proto.v1.Mount\x12\x13\n\x0b\x61\x63tive_jobs\x18\x13 \x01(\x05\"L\n\x05Mount\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nfree_bytes\x18\x02 \x01(\x03\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x03\x12\x0c\n\x04type\x18\x04 \x01(\t\"\x11\n\x0fShutdownRequest\"\x12\n\x10ShutdownResponse\"%\n\x12RemoveAgentRequest\x12\x0f\n\x07\x64ry_run\x18\x01 \x01(\x08\"j\n\x13RemoveAgentResponse\x12*\n\x07removed\x18\x01 \x03(\x0b\x32\x19.moai_proto.v1.StoredItem\x12\'\n\x04kept\x18\x02 \x03(\x0b\x32\x19.moai_proto.v1.StoredItem2\xfe\x01\n\x0c\x41gentService\x12K\n\x08GetAgent\x12\x1e.moai_proto.v1.GetAgentRequest\x1a\x1f.moai_proto.v1.GetAgentResponse\x12K\n\x08Shutdown\x12\x1e.moai_proto.v1.ShutdownRequest\x1a\x1f.moai_proto.v1.ShutdownResponse\x12T\n\x0bRemoveAgent\x12!.moai_proto.v1.RemoveAgentRequest\x1a\".moai_proto.v1.RemoveAgentResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'moai_proto.v1.agent_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_GETAGENTREQUEST']._serialized_start=77
-  _globals['_GETAGENTREQUEST']._serialized_end=94
-  _globals['_GETAGENTRESPONSE']._serialized_start=97
-  _globals['_GETAGENTRESPONSE']._serialized_end=505
-  _globals['_MOUNT']._serialized_start=507
-  _globals['_MOUNT']._serialized_end=583
-  _globals['_SHUTDOWNREQUEST']._serialized_start=585
-  _globals['_SHUTDOWNREQUEST']._serialized_end=602
-  _globals['_SHUTDOWNRESPONSE']._serialized_start=604
-  _globals['_SHUTDOWNRESPONSE']._serialized_end=622
-  _globals['_AGENTSERVICE']._serialized_start=625
-  _globals['_AGENTSERVICE']._serialized_end=793
+  _globals['_GETAGENTREQUEST']._serialized_start=103
+  _globals['_GETAGENTREQUEST']._serialized_end=120
+  _globals['_GETAGENTRESPONSE']._serialized_start=123
+  _globals['_GETAGENTRESPONSE']._serialized_end=531
+  _globals['_MOUNT']._serialized_start=533
+  _globals['_MOUNT']._serialized_end=609
+  _globals['_SHUTDOWNREQUEST']._serialized_start=611
+  _globals['_SHUTDOWNREQUEST']._serialized_end=628
+  _globals['_SHUTDOWNRESPONSE']._serialized_start=630
+  _globals['_SHUTDOWNRESPONSE']._serialized_end=648
+  _globals['_REMOVEAGENTREQUEST']._serialized_start=650
+  _globals['_REMOVEAGENTREQUEST']._serialized_end=687
+  _globals['_REMOVEAGENTRESPONSE']._serialized_start=689
+  _globals['_REMOVEAGENTRESPONSE']._serialized_end=795
+  _globals['_AGENTSERVICE']._serialized_start=798
+  _globals['_AGENTSERVICE']._serialized_end=1052
 # @@protoc_insertion_point(module_scope)

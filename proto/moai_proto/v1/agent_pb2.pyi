@@ -1,4 +1,5 @@
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from moai_proto.v1 import file_pb2 as _file_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -71,3 +72,17 @@ class ShutdownRequest(_message.Message):
 class ShutdownResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class RemoveAgentRequest(_message.Message):
+    __slots__ = ("dry_run",)
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    dry_run: bool
+    def __init__(self, dry_run: bool = ...) -> None: ...
+
+class RemoveAgentResponse(_message.Message):
+    __slots__ = ("removed", "kept")
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    removed: _containers.RepeatedCompositeFieldContainer[_file_pb2.StoredItem]
+    kept: _containers.RepeatedCompositeFieldContainer[_file_pb2.StoredItem]
+    def __init__(self, removed: _Optional[_Iterable[_Union[_file_pb2.StoredItem, _Mapping]]] = ..., kept: _Optional[_Iterable[_Union[_file_pb2.StoredItem, _Mapping]]] = ...) -> None: ...

@@ -25,6 +25,11 @@ class AgentServiceStub(object):
                 request_serializer=moai__proto_dot_v1_dot_agent__pb2.ShutdownRequest.SerializeToString,
                 response_deserializer=moai__proto_dot_v1_dot_agent__pb2.ShutdownResponse.FromString,
                 )
+        self.RemoveAgent = channel.unary_unary(
+                '/moai_proto.v1.AgentService/RemoveAgent',
+                request_serializer=moai__proto_dot_v1_dot_agent__pb2.RemoveAgentRequest.SerializeToString,
+                response_deserializer=moai__proto_dot_v1_dot_agent__pb2.RemoveAgentResponse.FromString,
+                )
 
 
 class AgentServiceServicer(object):
@@ -45,6 +50,14 @@ class AgentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RemoveAgent(self, request, context):
+        """Removes what moai keeps for itself on this container, then ends the agent.
+        Results, models and environments stay. JOB_ACTIVE while a job runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -57,6 +70,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.Shutdown,
                     request_deserializer=moai__proto_dot_v1_dot_agent__pb2.ShutdownRequest.FromString,
                     response_serializer=moai__proto_dot_v1_dot_agent__pb2.ShutdownResponse.SerializeToString,
+            ),
+            'RemoveAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveAgent,
+                    request_deserializer=moai__proto_dot_v1_dot_agent__pb2.RemoveAgentRequest.FromString,
+                    response_serializer=moai__proto_dot_v1_dot_agent__pb2.RemoveAgentResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -100,5 +118,22 @@ class AgentService(object):
         return grpc.experimental.unary_unary(request, target, '/moai_proto.v1.AgentService/Shutdown',
             moai__proto_dot_v1_dot_agent__pb2.ShutdownRequest.SerializeToString,
             moai__proto_dot_v1_dot_agent__pb2.ShutdownResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def RemoveAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/moai_proto.v1.AgentService/RemoveAgent',
+            moai__proto_dot_v1_dot_agent__pb2.RemoveAgentRequest.SerializeToString,
+            moai__proto_dot_v1_dot_agent__pb2.RemoveAgentResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

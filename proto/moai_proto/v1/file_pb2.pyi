@@ -1,3 +1,4 @@
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -116,3 +117,87 @@ class PutContentsResponse(_message.Message):
     COUNT_FIELD_NUMBER: _ClassVar[int]
     count: int
     def __init__(self, count: _Optional[int] = ...) -> None: ...
+
+class StoredItem(_message.Message):
+    __slots__ = ("kind", "path", "job", "state", "size_bytes", "file_count", "change_time", "partial", "kept_because")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FILE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_TIME_FIELD_NUMBER: _ClassVar[int]
+    PARTIAL_FIELD_NUMBER: _ClassVar[int]
+    KEPT_BECAUSE_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    path: str
+    job: str
+    state: str
+    size_bytes: int
+    file_count: int
+    change_time: _timestamp_pb2.Timestamp
+    partial: bool
+    kept_because: str
+    def __init__(self, kind: _Optional[str] = ..., path: _Optional[str] = ..., job: _Optional[str] = ..., state: _Optional[str] = ..., size_bytes: _Optional[int] = ..., file_count: _Optional[int] = ..., change_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., partial: bool = ..., kept_because: _Optional[str] = ...) -> None: ...
+
+class DiskMount(_message.Message):
+    __slots__ = ("path", "free_bytes", "total_bytes")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    free_bytes: int
+    total_bytes: int
+    def __init__(self, path: _Optional[str] = ..., free_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ...) -> None: ...
+
+class DiskUsageRequest(_message.Message):
+    __slots__ = ("work", "limit_seconds", "limit_entries")
+    WORK_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    work: str
+    limit_seconds: float
+    limit_entries: int
+    def __init__(self, work: _Optional[str] = ..., limit_seconds: _Optional[float] = ..., limit_entries: _Optional[int] = ...) -> None: ...
+
+class DiskUsageResponse(_message.Message):
+    __slots__ = ("items", "mounts", "stopped")
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    MOUNTS_FIELD_NUMBER: _ClassVar[int]
+    STOPPED_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[StoredItem]
+    mounts: _containers.RepeatedCompositeFieldContainer[DiskMount]
+    stopped: str
+    def __init__(self, items: _Optional[_Iterable[_Union[StoredItem, _Mapping]]] = ..., mounts: _Optional[_Iterable[_Union[DiskMount, _Mapping]]] = ..., stopped: _Optional[str] = ...) -> None: ...
+
+class CleanFilesRequest(_message.Message):
+    __slots__ = ("work", "older_seconds", "checkpoints_wanted", "keep_checkpoints", "logs_wanted", "results_job", "dry_run", "owner", "force", "paths")
+    WORK_FIELD_NUMBER: _ClassVar[int]
+    OLDER_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINTS_WANTED_FIELD_NUMBER: _ClassVar[int]
+    KEEP_CHECKPOINTS_FIELD_NUMBER: _ClassVar[int]
+    LOGS_WANTED_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_JOB_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    PATHS_FIELD_NUMBER: _ClassVar[int]
+    work: str
+    older_seconds: float
+    checkpoints_wanted: bool
+    keep_checkpoints: int
+    logs_wanted: bool
+    results_job: str
+    dry_run: bool
+    owner: str
+    force: bool
+    paths: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, work: _Optional[str] = ..., older_seconds: _Optional[float] = ..., checkpoints_wanted: bool = ..., keep_checkpoints: _Optional[int] = ..., logs_wanted: bool = ..., results_job: _Optional[str] = ..., dry_run: bool = ..., owner: _Optional[str] = ..., force: bool = ..., paths: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class CleanFilesResponse(_message.Message):
+    __slots__ = ("items", "kept")
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[StoredItem]
+    kept: _containers.RepeatedCompositeFieldContainer[StoredItem]
+    def __init__(self, items: _Optional[_Iterable[_Union[StoredItem, _Mapping]]] = ..., kept: _Optional[_Iterable[_Union[StoredItem, _Mapping]]] = ...) -> None: ...

@@ -40,6 +40,16 @@ class FileServiceStub(object):
                 request_serializer=moai__proto_dot_v1_dot_file__pb2.PutContentsRequest.SerializeToString,
                 response_deserializer=moai__proto_dot_v1_dot_file__pb2.PutContentsResponse.FromString,
                 )
+        self.DiskUsage = channel.unary_unary(
+                '/moai_proto.v1.FileService/DiskUsage',
+                request_serializer=moai__proto_dot_v1_dot_file__pb2.DiskUsageRequest.SerializeToString,
+                response_deserializer=moai__proto_dot_v1_dot_file__pb2.DiskUsageResponse.FromString,
+                )
+        self.CleanFiles = channel.unary_unary(
+                '/moai_proto.v1.FileService/CleanFiles',
+                request_serializer=moai__proto_dot_v1_dot_file__pb2.CleanFilesRequest.SerializeToString,
+                response_deserializer=moai__proto_dot_v1_dot_file__pb2.CleanFilesResponse.FromString,
+                )
 
 
 class FileServiceServicer(object):
@@ -84,6 +94,21 @@ class FileServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DiskUsage(self, request, context):
+        """What moai keeps on this container, measured within bounds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CleanFiles(self, request, context):
+        """Removes what nothing needs any more; with dry_run only tells what would go.
+        Whatever a job that has not ended may use stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FileServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -111,6 +136,16 @@ def add_FileServiceServicer_to_server(servicer, server):
                     servicer.PutContents,
                     request_deserializer=moai__proto_dot_v1_dot_file__pb2.PutContentsRequest.FromString,
                     response_serializer=moai__proto_dot_v1_dot_file__pb2.PutContentsResponse.SerializeToString,
+            ),
+            'DiskUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiskUsage,
+                    request_deserializer=moai__proto_dot_v1_dot_file__pb2.DiskUsageRequest.FromString,
+                    response_serializer=moai__proto_dot_v1_dot_file__pb2.DiskUsageResponse.SerializeToString,
+            ),
+            'CleanFiles': grpc.unary_unary_rpc_method_handler(
+                    servicer.CleanFiles,
+                    request_deserializer=moai__proto_dot_v1_dot_file__pb2.CleanFilesRequest.FromString,
+                    response_serializer=moai__proto_dot_v1_dot_file__pb2.CleanFilesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -205,5 +240,39 @@ class FileService(object):
         return grpc.experimental.stream_unary(request_iterator, target, '/moai_proto.v1.FileService/PutContents',
             moai__proto_dot_v1_dot_file__pb2.PutContentsRequest.SerializeToString,
             moai__proto_dot_v1_dot_file__pb2.PutContentsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def DiskUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/moai_proto.v1.FileService/DiskUsage',
+            moai__proto_dot_v1_dot_file__pb2.DiskUsageRequest.SerializeToString,
+            moai__proto_dot_v1_dot_file__pb2.DiskUsageResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def CleanFiles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/moai_proto.v1.FileService/CleanFiles',
+            moai__proto_dot_v1_dot_file__pb2.CleanFilesRequest.SerializeToString,
+            moai__proto_dot_v1_dot_file__pb2.CleanFilesResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

@@ -165,7 +165,7 @@ class Condition(_message.Message):
     def __init__(self, type: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("id", "name", "owner", "command", "kind", "state", "phase", "reason", "create_time", "start_time", "end_time", "exit_code", "steps", "progress", "output", "parent", "conditions", "pid", "log_bytes", "last_sequence", "environment", "environment_reason", "metrics", "metrics_step", "folder", "request_id", "losses", "phase_time", "phase_text", "phase_usual_seconds", "phase_usual_source")
+    __slots__ = ("id", "name", "owner", "command", "kind", "state", "phase", "reason", "create_time", "start_time", "end_time", "exit_code", "steps", "progress", "output", "parent", "conditions", "pid", "log_bytes", "last_sequence", "environment", "environment_reason", "metrics", "metrics_step", "folder", "request_id", "losses", "phase_time", "phase_text", "phase_usual_seconds", "phase_usual_source", "host_id")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -204,6 +204,7 @@ class Job(_message.Message):
     PHASE_TEXT_FIELD_NUMBER: _ClassVar[int]
     PHASE_USUAL_SECONDS_FIELD_NUMBER: _ClassVar[int]
     PHASE_USUAL_SOURCE_FIELD_NUMBER: _ClassVar[int]
+    HOST_ID_FIELD_NUMBER: _ClassVar[int]
     id: str
     name: str
     owner: str
@@ -235,7 +236,8 @@ class Job(_message.Message):
     phase_text: str
     phase_usual_seconds: _containers.RepeatedScalarFieldContainer[float]
     phase_usual_source: str
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., owner: _Optional[str] = ..., command: _Optional[str] = ..., kind: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., phase: _Optional[str] = ..., reason: _Optional[_Union[Reason, _Mapping]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., exit_code: _Optional[int] = ..., steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ..., progress: _Optional[_Union[ProgressView, _Mapping]] = ..., output: _Optional[str] = ..., parent: _Optional[str] = ..., conditions: _Optional[_Iterable[_Union[Condition, _Mapping]]] = ..., pid: _Optional[int] = ..., log_bytes: _Optional[int] = ..., last_sequence: _Optional[int] = ..., environment: _Optional[str] = ..., environment_reason: _Optional[str] = ..., metrics: _Optional[_Mapping[str, float]] = ..., metrics_step: _Optional[int] = ..., folder: _Optional[str] = ..., request_id: _Optional[str] = ..., losses: _Optional[_Iterable[_Union[LossPoint, _Mapping]]] = ..., phase_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., phase_text: _Optional[str] = ..., phase_usual_seconds: _Optional[_Iterable[float]] = ..., phase_usual_source: _Optional[str] = ...) -> None: ...
+    host_id: str
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., owner: _Optional[str] = ..., command: _Optional[str] = ..., kind: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., phase: _Optional[str] = ..., reason: _Optional[_Union[Reason, _Mapping]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., exit_code: _Optional[int] = ..., steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ..., progress: _Optional[_Union[ProgressView, _Mapping]] = ..., output: _Optional[str] = ..., parent: _Optional[str] = ..., conditions: _Optional[_Iterable[_Union[Condition, _Mapping]]] = ..., pid: _Optional[int] = ..., log_bytes: _Optional[int] = ..., last_sequence: _Optional[int] = ..., environment: _Optional[str] = ..., environment_reason: _Optional[str] = ..., metrics: _Optional[_Mapping[str, float]] = ..., metrics_step: _Optional[int] = ..., folder: _Optional[str] = ..., request_id: _Optional[str] = ..., losses: _Optional[_Iterable[_Union[LossPoint, _Mapping]]] = ..., phase_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., phase_text: _Optional[str] = ..., phase_usual_seconds: _Optional[_Iterable[float]] = ..., phase_usual_source: _Optional[str] = ..., host_id: _Optional[str] = ...) -> None: ...
 
 class LossPoint(_message.Message):
     __slots__ = ("step", "loss")
@@ -419,20 +421,24 @@ class GetJobResponse(_message.Message):
     def __init__(self, job: _Optional[_Union[Job, _Mapping]] = ..., spec_json: _Optional[str] = ..., plan_json: _Optional[str] = ...) -> None: ...
 
 class ListJobsRequest(_message.Message):
-    __slots__ = ("page_size", "page_token")
+    __slots__ = ("page_size", "page_token", "others_wanted")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    OTHERS_WANTED_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    others_wanted: bool
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., others_wanted: bool = ...) -> None: ...
 
 class ListJobsResponse(_message.Message):
-    __slots__ = ("jobs", "next_page_token")
+    __slots__ = ("jobs", "next_page_token", "other_count")
     JOBS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    OTHER_COUNT_FIELD_NUMBER: _ClassVar[int]
     jobs: _containers.RepeatedCompositeFieldContainer[Job]
     next_page_token: str
-    def __init__(self, jobs: _Optional[_Iterable[_Union[Job, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    other_count: int
+    def __init__(self, jobs: _Optional[_Iterable[_Union[Job, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., other_count: _Optional[int] = ...) -> None: ...
 
 class CancelJobRequest(_message.Message):
     __slots__ = ("job", "owner", "force", "grace_seconds")
