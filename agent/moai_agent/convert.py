@@ -210,6 +210,7 @@ def job(entry: Entry, losses: bool = False) -> job_pb2.Job:
         metrics_step=_whole(view.get("metrics_step")),
         folder=entry.job.path,
         request_id=spec.get("request_id") or "",
+        host_id=spec.get("host_id") or "",
         losses=[
             job_pb2.LossPoint(step=int(s), loss=float(v)) for s, v in (view.get("losses") or []) if losses
         ],

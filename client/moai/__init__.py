@@ -58,6 +58,12 @@ if TYPE_CHECKING:
     from moai._fleet import Fleet as Fleet
     from moai._fleet import Results as Results
     from moai._host import Host as Host
+    from moai._house import Cleaning as Cleaning
+    from moai._house import DiskUsage as DiskUsage
+    from moai._house import StoredItem as StoredItem
+    from moai._house import used_percent as used_percent
+    from moai._index import environment_names as environment_names
+    from moai._index import known_jobs as known_jobs
     from moai._job import Job as Job
     from moai._job import wait_all as wait_all
     from moai._link.client import prepare_links as prepare_links
@@ -66,6 +72,8 @@ if TYPE_CHECKING:
     from moai._paths import cache_folder as cache_folder
     from moai._project import Project as Project
     from moai._project import load_project as load_project
+    from moai._repeat import ProjectEdit as ProjectEdit
+    from moai._repeat import edit_project as edit_project
     from moai._ssh.prompts import Prompter as Prompter
     from moai._ssh.prompts import TerminalPrompts as TerminalPrompts
     from moai._tutorials import Pin as Pin
@@ -96,6 +104,9 @@ if TYPE_CHECKING:
     from moai._types import Step as Step
     from moai._types import TrainingNeeds as TrainingNeeds
     from moai._types import TrainingPlan as TrainingPlan
+    from moai._uninstall import Trace as Trace
+    from moai._uninstall import traces as traces
+    from moai._uninstall import uninstall as uninstall
 
 #: Public name -> module that has it.
 _HOMES = {
@@ -114,10 +125,14 @@ _HOMES = {
     ),
     "moai._fleet": "Fleet Results",
     "moai._host": "Host",
+    "moai._house": "Cleaning DiskUsage StoredItem used_percent",
+    "moai._index": "environment_names known_jobs",
     "moai._job": "Job wait_all",
     "moai._link.client": "prepare_links",
     "moai._options": "JobOptions owner",
     "moai._paths": "cache_folder",
+    "moai._repeat": "ProjectEdit edit_project",
+    "moai._uninstall": "Trace traces uninstall",
     "moai._tutorials": "Pin Tutorial tutorial tutorials",
     "moai._types": (
         "Change Check Concern Device DeviceProcess DeviceReport DownloadPlan Environment Event Figure FileEntry "

@@ -48,13 +48,26 @@ def job(text: str, *, on: str = "", prompts: Prompter | None = None, say: Say | 
         try:
             return connect(where, prompts=prompts, say=say).job(job_id)
         except MoaiError as error:
-            if error.reason != "JOB_NOT_FOUND":
+            if error.reason != "JOB_NOT_FOUND" or error.details.get("elsewhere"):
                 raise
+            _refuse_recreated(job_id, where, prompts, say)
             _index.forget(job_id)
     settings = config()
     if not settings.hosts:
         raise MoaiError("JOB_NOT_FOUND", f"there is no job {text!r} known here", "moai remote jobs --on HOST")
     return _first_with(list(settings.hosts.values()), text, prompts, say)
+
+
+def _refuse_recreated(job_id: str, where: str, prompts: Prompter | None, say: Say | None) -> None:
+    """JOB_NOT_FOUND saying so when the host is another container now than the one the job was submitted on."""
+    then = _index.container_of(job_id)
+    now = connect(where, prompts=prompts, say=say).info().host_id if then else ""
+    if then and now != then:
+        raise MoaiError(
+            "JOB_NOT_FOUND",
+            f"{where} is another container now ({now}) than the one job {job_id} was submitted on ({then}); the job is gone with it",
+            f"moai remote jobs --on {where}",
+        )
 
 
 def _first_with(candidates: list[HostConfig], text: str, prompts: Prompter | None, say: Say | None) -> Job:

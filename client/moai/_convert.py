@@ -109,6 +109,7 @@ def job(host: str, m: job_pb2.Job) -> t.JobInfo:
         request_id=m.request_id,
         last_sequence=m.last_sequence,
         log_bytes=m.log_bytes,
+        host_id=m.host_id,
     )
 
 

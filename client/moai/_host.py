@@ -25,13 +25,14 @@ from moai._config import HostConfig, config
 from moai._degraded import REASONS, Inspector
 from moai._devices import DeviceControl
 from moai._errors import MoaiError
+from moai._house import Housekeeping
 from moai._job import DegradedJob, Job
 from moai._options import DEFAULT_ACCELERATOR, JobOptions, hub_endpoint, hub_token, with_token
 from moai._rpc import Say, Session
 from moai._ssh.prompts import Prompter
 
 
-class Host(DeviceControl):
+class Host(DeviceControl, Housekeeping):
     """A configured container, an SSH alias, ``user@host``, or ``local``.
 
     Args:
@@ -101,6 +102,7 @@ class Host(DeviceControl):
         stub = environment_pb2_grpc.EnvironmentServiceStub
         request = environment_pb2.ListEnvironmentsRequest(all_packages_wanted=all_packages)
         answer = self.session.call(stub, "ListEnvironments", request, timeout_s=120.0)
+        _index.remember_environments(self.name, [e.name for e in answer.environments])
         return [_convert.environment(e) for e in answer.environments]
 
     def environment(self, name: str = "") -> t.Environment:
@@ -165,7 +167,7 @@ class Host(DeviceControl):
     def made(self, message: job_pb2.Job) -> Job:
         """A job that was just submitted; remembered in the laptop's index."""
         info = _convert.job(self.name, message)
-        _index.remember(info.id, self.name)
+        _index.remember(info.id, self.name, info.host_id)
         return Job(self, info)
 
     def jobs(self, limit: int = 1000) -> list[t.JobInfo]:
@@ -191,6 +193,7 @@ class Host(DeviceControl):
             request = job_pb2.ListJobsRequest(page_size=min(500, limit - len(found)), page_token=token)
             answer = self.session.call(job_pb2_grpc.JobServiceStub, "ListJobs", request)
             found += [_convert.job(self.name, m) for m in answer.jobs]
+            self.other_count = answer.other_count
             token = answer.next_page_token
             if not token:
                 break
@@ -206,7 +209,7 @@ class Host(DeviceControl):
             inspector = self._inspector(error)
             return DegradedJob(self, inspector.job(text), inspector, error)
         info = _convert.job(self.name, answer.job)
-        _index.remember_if_new(info.id, self.name)
+        _index.remember_if_new(info.id, self.name, info.host_id)
         return Job(self, info)
 
     def run(

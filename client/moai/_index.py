@@ -42,12 +42,12 @@ def _locked() -> Iterator[None]:
         os.close(fd)
 
 
-def remember(job_id: str, host: str) -> None:
-    """Note a job; a cache that cannot be written costs only the convenience."""
+def remember(job_id: str, host: str, host_id: str = "") -> None:
+    """Note a job, and the container it is on; a cache that cannot be written costs only the convenience."""
     try:
         with _locked():
             jobs = _read()
-            jobs[job_id] = {"host": host, "time": time.time()}
+            jobs[job_id] = {"host": host, "time": time.time(), "host_id": host_id}
             newest = sorted(jobs.items(), key=lambda item: -float(item[1].get("time") or 0))[:_MAX_JOBS]
             temp = _path().with_name(f".jobs.{os.getpid()}")
             temp.write_text(json.dumps({"jobs": dict(newest)}))
@@ -56,10 +56,51 @@ def remember(job_id: str, host: str) -> None:
         return
 
 
-def remember_if_new(job_id: str, host: str) -> None:
+def remember_if_new(job_id: str, host: str, host_id: str = "") -> None:
     """Note a job somebody looked at; one that is known keeps its place in the order."""
     if job_id not in _read():
-        remember(job_id, host)
+        remember(job_id, host, host_id)
+
+
+def container_of(job_id: str) -> str:
+    """Host id of the container a known job was submitted on; "" when it was not noted."""
+    return str((_read().get(job_id) or {}).get("host_id") or "")
+
+
+def known_jobs() -> list[tuple[str, str]]:
+    """(job id, host) of every known job, the newest first; no host is asked."""
+    newest = sorted(_read().items(), key=lambda item: -float(item[1].get("time") or 0))
+    return [(job_id, str(entry.get("host") or "")) for job_id, entry in newest]
+
+
+def remember_environments(host: str, names: list[str]) -> None:
+    """Note the names of a host's environments, for completion."""
+    try:
+        with _locked():
+            known = _environments()
+            if known.get(host) == names:
+                return
+            known[host] = names
+            temp = _path().with_name(f".environments.{os.getpid()}")
+            temp.write_text(json.dumps(known))
+            os.replace(temp, _path().with_name("environments.json"))
+    except OSError:
+        return
+
+
+def _environments() -> dict[str, list[str]]:
+    try:
+        value = json.loads(_path().with_name("environments.json").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def environment_names(host: str = "") -> list[str]:
+    """Names of environments seen there, or anywhere; no host is asked."""
+    known = _environments()
+    picked = [known.get(host, [])] if host else list(known.values())
+    return sorted({str(name) for names in picked for name in names})
 
 
 def find(text: str) -> list[tuple[str, str]]:

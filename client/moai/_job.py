@@ -204,6 +204,12 @@ class Job:
             raise MoaiError("FILE_NOT_FOUND", f"job {self.id} has no result folder", f"moai remote show {self.id}")
         return self.host.pull(info.output, target, only=only, say=say)
 
+    def toml(self) -> str:
+        """A ``moai.toml`` that would repeat this job; secrets are named only. Raises UNSUPPORTED for other kinds."""
+        from moai._repeat import job_toml
+
+        return job_toml(self.info, *self.spec_and_plan())
+
     def report(self, path: str | Path = "") -> Report:
         """Write a post-mortem for support: log, events, phases, versions, device table; secrets taken out.
 

@@ -77,7 +77,7 @@ class JobInfo:
         reason: why; None while all is well. conditions: (type, text) beside the state.
         exit_code: of the last step, 128 + n for signal n. output: result folder on the container.
         metrics: the latest by name. losses: (training step, loss), thinned to 512 points.
-        last_sequence, log_bytes: size of journal and log so far.
+        last_sequence, log_bytes: size of journal and log so far. host_id: container it was submitted on.
     """
 
     host: str
@@ -111,6 +111,7 @@ class JobInfo:
     last_sequence: int
     log_bytes: int
     phase_usual: tuple[float, float, str] | None = None
+    host_id: str = ""
 
     @property
     def ended(self) -> bool:

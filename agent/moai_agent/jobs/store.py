@@ -177,7 +177,7 @@ class JobStore:
         if spec is None:
             return None
         plan = jobdir.read_json(job.plan) or {}
-        view = _tail_view(job, spec, plan)
+        view = tail_view(job, spec, plan)
         if view["state"] in TERMINAL_STATES:
             entry = self._ended[job_id] = Entry(job, spec, plan, view)
             return entry
@@ -263,7 +263,7 @@ class JobStore:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _tail_view(job: JobDir, spec: Dict[str, Any], plan: Dict[str, Any]) -> Dict[str, Any]:
+def tail_view(job: JobDir, spec: Dict[str, Any], plan: Dict[str, Any]) -> Dict[str, Any]:
     """The view from the last megabytes of the journal; an ended job closes with a cursor line."""
     try:
         with open(job.events, "rb") as source:

@@ -10,7 +10,7 @@ from moai_worker.jobdir import TERMINAL_STATES
 
 from moai_agent import convert
 from moai_agent.errors import AgentError
-from moai_agent.jobs import submit
+from moai_agent.jobs import foreign, submit
 from moai_agent.jobs.journal import JournalReader
 from moai_agent.jobs.store import Entry
 
@@ -32,7 +32,13 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
 
     async def GetJob(self, request: job_pb2.GetJobRequest, context: Any) -> job_pb2.GetJobResponse:
         """One job with its loss curve."""
-        entry = self._store.find(request.job)
+        try:
+            entry = self._store.find(request.job)
+        except AgentError as error:
+            why = foreign.explain(self._agent.config, request.job) if error.reason == "JOB_NOT_FOUND" else ""
+            if not why:
+                raise
+            raise AgentError("JOB_NOT_FOUND", why, "moai remote jobs --others", {"elsewhere": "1"})
         return job_pb2.GetJobResponse(
             job=convert.job(entry, losses=True),
             spec_json=json.dumps(entry.spec, sort_keys=True),
@@ -43,10 +49,11 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         """Newest first, in pages."""
         size = min(request.page_size or 100, 1000)
         start = int(request.page_token or 0)
-        entries = self._store.entries()
+        entries = foreign.entries(self._agent.config) if request.others_wanted else self._store.entries()
+        others = 0 if request.others_wanted else len(foreign.folders(self._agent.config))
         page = entries[start : start + size]
         more = str(start + size) if start + size < len(entries) else ""
-        return job_pb2.ListJobsResponse(jobs=[convert.job(e) for e in page], next_page_token=more)
+        return job_pb2.ListJobsResponse(jobs=[convert.job(e) for e in page], next_page_token=more, other_count=others)
 
     async def CancelJob(self, request: job_pb2.CancelJobRequest, context: Any) -> job_pb2.CancelJobResponse:
         """Idempotent."""
