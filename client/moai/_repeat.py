@@ -123,7 +123,7 @@ def job_toml(info: JobInfo, spec: Mapping[str, Any], plan: Mapping[str, Any]) ->
     train = steps.get("train")
     is_recipe = train is not None and bool(train.get("module"))
     if not is_recipe and info.kind not in ("command", "train"):
-        raise MoaiError("UNSUPPORTED", f"job {info.id} is a {info.kind}, which a moai.toml cannot repeat", f"moai remote again {info.id}")
+        raise MoaiError("UNSUPPORTED", f"job {info.id} is a {info.kind}, which a moai.toml cannot repeat", f"moai remote show {info.id}")
     document = tomlkit.document()
     document.add(tomlkit.comment(f"What job {info.id} did on {info.host}: {_line(info.command)}"))
     command = steps.get("command") or (None if is_recipe else train)

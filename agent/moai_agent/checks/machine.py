@@ -190,8 +190,10 @@ def _work_folder(ground: Ground) -> Check:
 
 
 def _disk(ground: Ground) -> Check:
-    free, _ = _free(existing(ground.work))
+    free, total = _free(existing(ground.work))
     text = "%s free in %s" % (size(free), ground.work)
+    if total and free < total / 10:
+        text += ", which is %.0f %% full" % (100 - 100 * free / total)
     plan, error = ground.plan()
     if error is not None:
         return Check("disk", "skipped", "%s; %s could not be sized: %s" % (text, ground.model, error.message), error.next)
@@ -204,6 +206,8 @@ def _disk(ground: Ground) -> Check:
         return Check("disk", "failed", text, _larger(ground.work))
     if free < 5 * _GB:
         return Check("disk", "warning", text, _larger(ground.work))
+    if total and free < total / 10:
+        return Check("disk", "warning", text, "moai remote disk --on NAME; moai remote clean --on NAME --dry-run")
     return Check("disk", "ok", text)
 
 

@@ -13,15 +13,16 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 import moai
+from moai._cli import complete
 from moai._cli.clean import clean
 
-On = Annotated[str, typer.Option("--on", metavar="HOST", help="Host(s): NAME[,NAME], @group, all; or ssh alias, user@host.", envvar="MOAI_HOST")]
+On = Annotated[str, typer.Option("--on", metavar="HOST", help="Host(s): NAME[,NAME], @group, all; or ssh alias, user@host.", envvar="MOAI_HOST", autocompletion=complete.host_names)]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output (docs/json.md).")]
 Plain = Annotated[bool, typer.Option("--plain", help="No colours, no moving lines.")]
-Env = Annotated[str, typer.Option("--env", metavar="ENV", help="Environment there: conda name, folder or interpreter.", envvar="MOAI_ENV")]
+Env = Annotated[str, typer.Option("--env", metavar="ENV", help="Environment there: conda name, folder or interpreter.", envvar="MOAI_ENV", autocompletion=complete.environments)]
 Force = Annotated[bool, typer.Option("--force", help="Also when the job belongs to somebody else.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-JobName = Annotated[str, typer.Argument(metavar="JOB", help="Id, its beginning, HOST/ID, name or 'last'.")]
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="Id, its beginning, HOST/ID, name or 'last'.", autocompletion=complete.job_names)]
 NoLink = Annotated[bool, typer.Option("--no-link", help="Do not use or leave a shared link.")]
 
 T = TypeVar("T")

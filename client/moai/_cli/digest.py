@@ -11,6 +11,7 @@ import typer
 
 import moai
 from moai._cli.common import has_colour, hosts, note, on_each, print_json, worst
+from moai._cli.disk import full_disks
 from moai._cli.jobs import doing
 from moai._cli.table import STATE_STYLE, ago, clock, paint
 from moai._cli.view import next_commands
@@ -22,7 +23,7 @@ def digest(as_json: bool) -> None:
     """Ask all configured hosts; show what runs, what ended, and what needs somebody."""
     if not moai.config().hosts:
         if as_json:
-            print_json({"schema": "moai.digest/1", "since": None, "running": [], "ended": [], "errors": []})
+            print_json({"schema": "moai.digest/1", "since": None, "running": [], "ended": [], "warnings": [], "errors": []})
             return
         note("no container is configured")
         note("  moai remote add NAME user@host -p PORT     a container you reach by SSH")
@@ -30,8 +31,9 @@ def digest(as_json: bool) -> None:
         note("  moai remote --help                         every command")
         return
     since = _last_look()
-    answers = on_each(hosts("all"), lambda target: target.jobs(200))
-    found = [info for _, a in answers if not isinstance(a, moai.MoaiError) for info in a]
+    answers = on_each(hosts("all"), _look_at)
+    found = [info for _, a in answers if not isinstance(a, moai.MoaiError) for info in a[0]]
+    warnings = [(t.name, line) for t, a in answers if not isinstance(a, moai.MoaiError) for line in a[1]]
     running = [i for i in found if not i.ended]
     ended = [i for i in found if i.ended and i.end_time and (since is None or i.end_time > since)]
     ended.sort(key=lambda i: i.end_time or datetime.min.replace(tzinfo=timezone.utc), reverse=True)
@@ -43,14 +45,35 @@ def digest(as_json: bool) -> None:
                 "since": since.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if since else None,
                 "running": [i.as_dict() for i in running],
                 "ended": [i.as_dict() for i in ended],
+                "warnings": [{"host": n, "message": line} for n, line in warnings],
                 "errors": [{"host": n, "reason": e.reason, "message": e.message, "next": e.next} for n, e in errors],
             }
         )
     else:
         _show(running, ended, found, errors, since)
+        for name, line in warnings:
+            print(f"{paint('DISK', 'yellow', has_colour(False))} {line}")
+            print(f"  next  moai remote disk --on {name}, moai remote clean --on {name} --dry-run")
     _note_look()
     if errors:
         raise typer.Exit(worst([e.exit_code for _, e in errors]))
+
+
+def _look_at(target: Any) -> tuple[list[moai.JobInfo], list[str]]:
+    """Jobs of a host, and a line for each of its disks that is nearly full; an agent that cannot start has no say on these."""
+    jobs = target.jobs(200)
+    try:
+        info = target.info()
+    except moai.MoaiError:
+        return jobs, []
+    used = [mount for place in (info.home, info.work) if (mount := _mount_of(place, info.mounts)) is not None]
+    return jobs, list(dict.fromkeys(full_disks(target.name, used)))
+
+
+def _mount_of(path: str, mounts: Any) -> Any:
+    """The mount a path lies on: the longest that leads to it."""
+    fits = [m for m in mounts if path == m.path or path.startswith(m.path.rstrip("/") + "/")]
+    return max(fits, key=lambda m: len(m.path), default=None)
 
 
 def _show(running: list[Any], ended: list[Any], found: list[Any], errors: list[Any], since: datetime | None) -> None:

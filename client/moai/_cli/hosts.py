@@ -9,12 +9,15 @@ from typing import Annotated
 import typer
 
 import moai
+from moai._cli import complete
 from moai._cli.common import Env, Json, Yes, confirm, host, note, print_json, prompts
+from moai._cli.disk import show_items
 from moai._cli.table import print_table, size
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a configured container.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a configured container.", autocompletion=complete.configured)]
+MaybeName = Annotated[str, typer.Argument(metavar="[NAME]", autocompletion=complete.configured)]
 Group = Annotated[list[str], typer.Option("--group", help="Group for --on @GROUP; repeatable.")]
 Work = Annotated[str, typer.Option("--work", metavar="FOLDER", help="Folder there for models, datasets and results.")]
 Proxy = Annotated[str, typer.Option("--proxy", metavar="URL", help="Proxy for downloads there.")]
@@ -136,13 +139,48 @@ def set_(
 
 
 @app.command()
-def remove(name: Name, yes: Yes = False) -> None:
-    """Forget a container; nothing there changes."""
+def remove(
+    name: Name,
+    purge: Annotated[bool, typer.Option("--purge", help="Take moai off the container first; results stay there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="With --purge: end the jobs that run there.")] = False,
+    yes: Yes = False,
+) -> None:
+    """Forget a container; nothing there changes, unless with --purge."""
     if name not in moai.config().hosts:
         moai.remove_host(name)
+    if purge:
+        _purge(name, force, yes)
+        moai.remove_host(name)
+        note(f"{name} is forgotten")
+        return
     confirm(f"Forget {name}? Its jobs and files stay where they are.", yes, f"moai remote remove {name} --yes")
     moai.remove_host(name)
     note(f"{name} is forgotten")
+
+
+def _purge(name: str, force: bool, yes: bool) -> None:
+    """Take moai off a container: shown first, then asked."""
+    with host(name) as target:
+        running = [info.id for info in target.jobs() if not info.ended]
+        if running and not force:
+            raise moai.Conflict(
+                "JOB_ACTIVE", f"{len(running)} jobs run on {name}: {', '.join(running[:8])}",
+                f"moai remote cancel {running[0]}, or moai remote remove {name} --purge --force",
+            )
+        trial = target.remove_agent(dry_run=True)
+        show_items(trial.items)
+        for item in trial.kept:
+            note(f"stays: {item.path} ({item.kind}, {size(item.size_bytes)}): {item.kept_because}")
+        ends = f" and end {len(running)} running jobs" if running else ""
+        confirm(f"Take moai off {name}{ends}? {size(trial.size_bytes)} go.", yes, f"moai remote remove {name} --purge --yes")
+        for job_id in running:
+            job = target.job(job_id)
+            job.cancel(force=True)
+            job.wait(70.0, check=False)
+        target.remove_agent()
+        target.close()
+        moai.disconnect(target.config)
+        note(f"{name}: moai is gone from the container")
 
 
 @app.command()
@@ -176,7 +214,7 @@ def trust(
 
 
 @app.command()
-def up(name: Annotated[str, typer.Argument(metavar="[NAME]")] = "") -> None:
+def up(name: MaybeName = "") -> None:
     """Install this version's agent and start it; running jobs go on."""
     with host(name) as target:
         facts = target.up()
@@ -184,7 +222,7 @@ def up(name: Annotated[str, typer.Argument(metavar="[NAME]")] = "") -> None:
 
 
 @app.command()
-def down(name: Annotated[str, typer.Argument(metavar="[NAME]")] = "") -> None:
+def down(name: MaybeName = "") -> None:
     """End the agent and the link; jobs go on, and the next command starts it again."""
     with host(name) as target:
         target.down()
@@ -193,14 +231,14 @@ def down(name: Annotated[str, typer.Argument(metavar="[NAME]")] = "") -> None:
 
 
 @app.command()
-def disconnect(name: Annotated[str, typer.Argument(metavar="[NAME]")] = "") -> None:
+def disconnect(name: MaybeName = "") -> None:
     """End the link that commands to a container share."""
     for one in moai.config().pick(name):
         note(f"{one.name}: " + ("disconnected" if moai.disconnect(one) else "was not connected"))
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
-def shell(name: Annotated[str, typer.Argument(metavar="[NAME]")] = "") -> None:
+def shell(name: MaybeName = "") -> None:
     """A login shell on a container, by your own ssh."""
     argv = moai.ssh_command(name)
     sys.stdout.flush()

@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 
 import moai
-from moai._cli.common import Json, note, print_json
+from moai._cli.common import Json, Yes, confirm, note, print_json
+from moai._cli.table import size
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 bundle = typer.Typer(name="bundle", no_args_is_help=True, rich_markup_mode=None, add_completion=False)
@@ -65,6 +66,44 @@ def version(as_json: Json = False) -> None:
         return
     print(f"moai {moai.__version__} on Python {platform.python_version()} ({sys.platform})")
     print(", ".join(f"{name} {value}" for name, value in found.items()))
+
+
+@app.command()
+def completion(
+    shell: Annotated[str, typer.Argument(metavar="bash|zsh|fish", help="Whose script.")],
+) -> None:
+    """Print the completion script of a shell; moai --install-completion puts it in place.
+
+    It completes commands, hosts, groups, jobs and environments from this laptop's settings and cache alone.
+    """
+    from typer._completion_shared import get_completion_script
+
+    if shell not in ("bash", "zsh", "fish"):
+        raise moai.UsageError("USAGE", f"there is no completion for {shell!r}", "moai completion bash, zsh or fish")
+    print(get_completion_script(prog_name="moai", complete_var="_MOAI_COMPLETE", shell=shell))
+
+
+@app.command()
+def uninstall(
+    yes: Yes = False,
+    force: Annotated[bool, typer.Option("--force", help="End the jobs that run on this laptop itself.")] = False,
+) -> None:
+    """Take moai off this laptop: settings, host keys, cache, its own state; every link is ended.
+
+    Containers keep their agents and jobs (moai remote remove NAME --purge takes moai off one).
+    """
+    found = moai.traces()
+    for one in found:
+        print(f"{one.what:<9} {one.path}  ({one.file_count} files, {size(one.size_bytes)})")
+    if not found:
+        note("nothing of moai is on this laptop")
+        return
+    names = ", ".join(moai.config().hosts) if (Path(found[0].path) / "config.toml").exists() else ""
+    if names:
+        note(f"these containers keep their agents and jobs: {names}; moai remote remove NAME --purge")
+    confirm("Remove all of it? Results in the work folder stay.", yes, "moai uninstall --yes")
+    moai.uninstall(force)
+    note("moai's files are gone; the package itself: uv tool uninstall moai-remote, pipx or pip alike")
 
 
 @bundle.callback()

@@ -40,6 +40,8 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 def jobs(
     on: On = "",
     mine: Annotated[bool, typer.Option("--mine", help="Only jobs you submitted from this laptop's user.")] = False,
+    owner: Annotated[str, typer.Option("--owner", metavar="WHO", help="Only jobs of USER, or USER@MACHINE.")] = "",
+    others: Annotated[bool, typer.Option("--others", help="Jobs of other containers whose folders lie in that home.")] = False,
     limit: Annotated[int, typer.Option("-n", "--limit", min=1, help="At most so many a host.")] = 50,
     running: Annotated[bool, typer.Option("--running", help="Only jobs that have not ended.")] = False,
     as_json: Json = False,
@@ -47,13 +49,17 @@ def jobs(
 ) -> None:
     """Jobs of all configured containers (or those of --on), newest first."""
     targets = hosts(on or ("all" if moai.config().hosts else ""))
-    answers = on_each(targets, lambda target: target.jobs(limit))
+    wanted = moai.owner() if mine else owner
+    # A filter is applied here: the newest few of all might be none of theirs.
+    asked = 1000 if wanted or running else limit
+    answers = on_each(targets, lambda target: target.other_jobs(asked) if others else target.jobs(asked))
     found = [info for _, answer in answers if not isinstance(answer, moai.MoaiError) for info in answer]
-    if mine:
-        found = [info for info in found if info.owner == moai.owner()]
+    if wanted:
+        found = [info for info in found if wanted in (info.owner, info.owner.partition("@")[0])]
     if running:
         found = [info for info in found if not info.ended]
     found.sort(key=lambda info: info.create_time or datetime.min.replace(tzinfo=timezone.utc), reverse=True)
+    found = _newest(found, limit)
     errors = [(t.name, a) for t, a in answers if isinstance(a, moai.MoaiError)]
     if as_json:
         document: dict[str, Any] = {"schema": "moai.jobs/1", "jobs": [info.as_dict() for info in found]}
@@ -64,9 +70,23 @@ def jobs(
         for name, error in errors:
             note(f"{name}: {error.message}" + (f"; {error.next}" if error.next else ""))
         if not found and not errors:
-            note("no job yet; moai remote run -- CMD or moai remote train")
+            note("no job yet; moai remote run -- CMD or moai remote train" if not (wanted or running or others) else "no such job")
+        for target in targets if not others else ():
+            if target.other_count:
+                note(f"{target.name}: {target.other_count} jobs of another container lie in this home; moai remote jobs --others")
     if errors:
         raise typer.Exit(worst([e.exit_code for _, e in errors]))
+
+
+def _newest(found: list[moai.JobInfo], limit: int) -> list[moai.JobInfo]:
+    """At most ``limit`` a host."""
+    counts: dict[str, int] = {}
+    kept = []
+    for info in found:
+        counts[info.host] = counts.get(info.host, 0) + 1
+        if counts[info.host] <= limit:
+            kept.append(info)
+    return kept
 
 
 def show_jobs(found: list[moai.JobInfo], plain: bool) -> None:
@@ -103,11 +123,15 @@ def show(
     job: JobName = "last",
     on: On = "",
     events: Annotated[bool, typer.Option("--events", help="The whole timeline.")] = False,
+    toml: Annotated[bool, typer.Option("--toml", help="A moai.toml that would repeat it.")] = False,
     as_json: Json = False,
     plain: Plain = False,
 ) -> None:
     """Everything about one job: state, steps, environment, figures, loss curve."""
     one = find_job(job, on)
+    if toml:
+        print("\n".join(clean(line) for line in one.toml().rstrip().split("\n")))
+        return
     info = one.info
     spec, plan = one.spec_and_plan()
     if as_json:

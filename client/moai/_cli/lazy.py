@@ -30,6 +30,13 @@ def group(table: dict[str, Entry], nouns: str) -> type[TyperGroup]:
             name = names.get(cmd_name)
             return load(table[name].module, name) if name else None
 
+        def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+            if incomplete.startswith("-"):
+                return super().shell_complete(ctx, incomplete)
+            item = _completion_item()
+            shown = [(name, entry) for name, entry in table.items() if name.startswith(incomplete) and not entry.hidden]
+            return [item(name, help=entry.help) for name, entry in shown]
+
         def resolve_command(self, ctx: Any, args: list[str]) -> Any:
             if args and args[0] not in names and not args[0].startswith("-"):
                 near = difflib.get_close_matches(args[0], names, n=1, cutoff=0.5)
@@ -48,6 +55,12 @@ def group(table: dict[str, Entry], nouns: str) -> type[TyperGroup]:
                     formatter.write_dl(rows)
 
     return LazyGroup
+
+
+def _completion_item() -> Any:
+    """Click's class, from the copy that typer stands on: its own since 0.26, the real one before."""
+    package = TyperGroup.__mro__[1].__module__.rpartition(".")[0]
+    return importlib.import_module(package + ".shell_completion").CompletionItem
 
 
 def load(module: str, name: str) -> Any:

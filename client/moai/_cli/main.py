@@ -54,12 +54,16 @@ REMOTE: dict[str, Entry] = {
     "plan": Entry(_C + "plan", "What training a model needs, with evidence.", _DATA),
     "push": Entry(_C + "files", "Copy files to a container.", _DATA),
     "pull": Entry(_C + "files", "Copy results or files to the laptop.", _DATA),
+    "disk": Entry(_C + "disk", "What moai keeps there, by kind, job and age.", _HOUSE),
+    "clean": Entry(_C + "disk", "Remove old jobs, code and bundles nothing needs.", _HOUSE),
 }
 
 TOP: dict[str, Entry] = {
     "remote": Entry(_C + "remote", "Containers, jobs, data: everything over SSH.", "Commands"),
     "init": Entry(_C + "house", "Write a moai.toml for this folder.", "Commands"),
     "bundle": Entry(_C + "house", "Carry the agent to a laptop without an index.", "Commands"),
+    "completion": Entry(_C + "house", "Print the completion script of a shell.", "Commands"),
+    "uninstall": Entry(_C + "house", "Take moai off this laptop.", "Commands"),
     "version": Entry(_C + "house", "Versions of moai and what it stands on.", "Commands"),
 }
 

@@ -95,3 +95,11 @@ def _parsed(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def saved(flags: dict[str, Any], sets: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """What ``--save`` keeps of a recipe: ``{"recipe", "settings"}`` of what was given here. Raises UsageError."""
+    given: dict[str, str] = {key: text for key, text in sets.items() if key in RECIPE}
+    recipe, _ = merge(flags, given, None)
+    typed = {name: value.value for name, value in recipe.items() if not value.source.startswith("MOAI_")}
+    return {"recipe": typed, "settings": {k: _parsed(v) for k, v in sets.items() if k not in RECIPE}}

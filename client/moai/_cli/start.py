@@ -13,6 +13,7 @@ from moai._cli.common import Env, Json, NoLink, On, Plain, host, note, pairs, pr
 from moai._cli.common import say as connecting
 from moai._cli.follow import follow
 from moai._cli.language import say
+from moai._cli.save import Save, save
 from moai._cli.spread import spread
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -138,6 +139,7 @@ def run(
     no_link: NoLink = False,
     any_host: Any_ = False,
     sync: Sync = "",
+    save_flags: Save = False,
 ) -> None:
     """Run a command as a job; its log comes here, its exit code decides ours.
 
@@ -148,6 +150,8 @@ def run(
         name=name, env=env, setenv=setenv, secret=secret, workdir=workdir, accelerator=accelerator,
         max_duration=max_duration, request_id=request_id, setup=setup, sync=sync, has_command=True,
     )  # fmt: skip
+    if save_flags:
+        save(on=on, env=env, name=name, workdir=workdir, sync=sync, accelerator=accelerator, setup=setup, setenv=setenv, secret=secret)
     if len(moai.config().pick(on)) > 1:
         fleet = moai.Fleet(on, prompts=prompts(), say=connecting)
         if not any_host:

@@ -14,7 +14,8 @@ from moai._cli.clean import clean
 from moai._cli.common import Env, Json, NoLink, On, Plain, host, note, pairs, print_json
 from moai._cli.follow import follow
 from moai._cli.preflight import Borrowed, introduce, list_tutorials, look
-from moai._cli.settings import RECIPE, Value, merge
+from moai._cli.save import Save, save
+from moai._cli.settings import RECIPE, Value, merge, saved
 from moai._cli.start import (
     Accelerator,
     Detach,
@@ -81,6 +82,7 @@ def train(
     exit_code: ExitCode = "moai",
     no_link: NoLink = False,
     sync: Sync = "",
+    save_flags: Save = False,
 ) -> None:
     """Fine-tune a model on a container; the job needs nothing here once it has begun.
 
@@ -104,6 +106,12 @@ def train(
         name=name, env=env, setenv=setenv, secret=secret, workdir=workdir, accelerator=accelerator,
         max_duration=max_duration, request_id=request_id, setup=setup, sync=sync, has_command=bool(command),
     )  # fmt: skip
+    if save_flags:
+        save(
+            on=on, env=env, name=name, workdir=workdir, sync=sync, accelerator=accelerator, setup=setup, setenv=setenv,
+            secret=secret, log_pattern=log_pattern, **({} if command else saved(flags, pairs(set_, "--set"))),
+        )  # fmt: skip
+        project = moai.load_project()
     target_name = on or (project.host if project else "") or ""
     if nodes and (command or dry_run or flavor or restore_flavor):
         raise moai.UsageError("USAGE", "--nodes is the recipe's, and goes with no command, --dry-run or --flavor", "leave those out")
