@@ -92,7 +92,7 @@ class Removal:
         for path in files:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
-        folders = [os.path.join(folder, name) for folder in self.works for name, _ in _MADE + (("huggingface/hub", ""),)]
+        folders = [os.path.join(folder, name) for folder in self.works for name in ("huggingface/hub", "huggingface", "runs", "envs")]
         for path in folders + self.works + [identity.shared_folder(), os.path.join(home, "hosts"), home]:
             _remove_empty(path)
 
