@@ -23,7 +23,7 @@ def folders(config: Config) -> List[jobdir.JobDir]:
     found: List[jobdir.JobDir] = []
     for name in sorted(_names(hosts)):
         other = jobdir.HostDir(config.home, name)
-        if name != config.host_id and not name.startswith("."):
+        if name != config.host_id and not name.startswith(".") and os.path.isdir(other.jobs):
             found += [other.job(job_id) for job_id in other.job_ids()]
     return found[:_MOST]
 

@@ -31,6 +31,7 @@ def disk(
     if as_json:
         print_json({"schema": "moai.disk/1", "hosts": [_row(t.name, a, _DISK_ERROR) for t, a in answers]})
     else:
+        _raise_alone(answers, as_json)
         for target, answer in answers:
             if isinstance(answer, moai.MoaiError):
                 note(f"{target.name}: {answer.message}" + (f"; {answer.next}" if answer.next else ""))
@@ -47,6 +48,12 @@ def _row(name: str, answer: Any, empty: dict[str, Any]) -> dict[str, Any]:
     if isinstance(answer, moai.MoaiError):
         return {"host": name, **empty, "error": {"reason": answer.reason, "message": answer.message, "next": answer.next}}
     return dict(answer.as_dict())
+
+
+def _raise_alone(answers: list[tuple[Any, Any]], as_json: bool) -> None:
+    """The error of the only host is the command's."""
+    if len(answers) == 1 and isinstance(answers[0][1], moai.MoaiError) and not as_json:
+        raise answers[0][1]
 
 
 def _leave(answers: list[tuple[Any, Any]]) -> None:
@@ -121,6 +128,7 @@ def clean(
     trials = on_each(targets, lambda target: target.clean(dry_run=True, **wanted))
     if as_json and not dry_run and not yes:
         raise moai.UsageError("USAGE", "--json asks nothing", "moai remote clean --json --yes, or --dry-run")
+    _raise_alone(trials, as_json)
     if not as_json:
         _show_trials(trials, kept, plain)
     answers: list[tuple[Any, Any]] = trials
