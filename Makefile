@@ -77,6 +77,7 @@ check: .venv/.done stubs buf
 	.venv/bin/vermin -q --no-tips -t=3.8- --violations --eval-annotations agent
 	PYTHONPATH=client:proto:agent .venv/bin/lint-imports --no-cache
 	.venv/bin/python scripts/check_sizes.py
+	.venv/bin/python scripts/reference.py --check
 
 fix: .venv/.done
 	.venv/bin/ruff check --fix .

@@ -7,7 +7,6 @@ several threads, in a script, in a notebook and (through ``asyncio.to_thread``) 
 from __future__ import annotations
 
 import dataclasses
-import html
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from moai._config import HostConfig, config
 from moai._errors import MoaiError
 from moai._follow import Follower
 from moai._host import Host
+from moai._html import table
 from moai._job import Job
 from moai._options import JobOptions, new_request_id
 from moai._rpc import Say
@@ -60,10 +60,7 @@ class Results(Generic[T], Mapping[str, "T | MoaiError"]):
 
     def _repr_html_(self) -> str:
         """A table for notebooks; everything from a host is escaped."""
-        rows = "".join(
-            f"<tr><td>{html.escape(name)}</td><td>{html.escape(_short(answer))}</td></tr>" for name, answer in self._answers.items()
-        )
-        return f"<table><tr><th>host</th><th>answer</th></tr>{rows}</table>"
+        return table(("host", "answer"), [(name, _short(answer)) for name, answer in self._answers.items()])
 
 
 def _short(answer: Any) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from moai_proto.v1 import job_pb2, model_pb2, training_pb2
 
-from moai import _convert, _files, _index, _requirements, _submit
+from moai import _convert, _files, _html, _index, _requirements, _submit
 from moai import _types as t
 from moai._admin import change_host
 from moai._config import HostConfig, config
@@ -46,6 +46,11 @@ class Host(DeviceControl, Housekeeping):
 
     def __repr__(self) -> str:
         return f"<moai.Host {self.name} ({self.config.address})>"
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks; the container is not asked."""
+        rows = (("address", self.config.address), ("environment", self.config.environment or "-"), ("work", self.config.work or "-"))
+        return _html.table((self.name, ""), rows)
 
     def __enter__(self) -> Host:
         return self

@@ -5,7 +5,6 @@ Runs in the caller's process; the container counts and removes. Results and mode
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from moai import _convert
 from moai._errors import MoaiError
+from moai._html import table
 from moai._types import JobInfo, Mount, iso
 
 if TYPE_CHECKING:
@@ -92,8 +92,8 @@ class DiskUsage:
         }
 
     def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><td>{kind}</td><td>{count / 1e6:.1f} MB</td></tr>" for kind, count in self.by_kind.items())
-        return f"<table><tr><th>{html.escape(self.host)}</th><th>kept</th></tr>{rows}</table>"
+        """A table for notebooks: a row a kind."""
+        return table((self.host, "kept"), [(kind, f"{count / 1e6:.1f} MB") for kind, count in self.by_kind.items()])
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,10 @@ class Job:
     def __repr__(self) -> str:
         return f"<moai.Job {self.host.name}/{self.info.id} {self.info.state}>"
 
+    def _repr_html_(self) -> str:
+        """A table for notebooks: the job as it was when last asked."""
+        return self.info._repr_html_()
+
     @property
     def id(self) -> str:
         """Its id, unique everywhere."""

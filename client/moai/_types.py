@@ -11,6 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from moai._html import table
+
 #: States after which nothing changes any more.
 TERMINAL_STATES = ("SUCCEEDED", "FAILED", "CANCELLED", "INTERRUPTED", "UNKNOWN")
 
@@ -117,6 +119,14 @@ class JobInfo:
     def ended(self) -> bool:
         """Nothing changes any more."""
         return self.state in TERMINAL_STATES
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        p = self.progress
+        done = f"{p.done:g} of {p.total:g} {p.unit}" if p and p.done is not None and p.total else "-"
+        rows = [("state", self.state), ("command", self.command), ("progress", done), ("output", self.output or "-")]
+        rows += [(name, f"{value:.5g}") for name, value in sorted(self.metrics.items())]
+        return table((f"{self.host}/{self.id}", ""), rows)
 
     def as_dict(self) -> dict[str, Any]:
         """An entry of ``moai.jobs/1``."""
@@ -231,6 +241,11 @@ class DeviceReport:
     devices: tuple[Device, ...]
     messages: tuple[str, ...]
     error: Reason | None = None
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks: a row a device."""
+        rows = [(d.id, d.name, d.flavor or "-", "busy" if d.processes else "free") for d in self.devices]
+        return table((f"{self.host}: device", "name", "flavor", "use"), rows or [("-", self.error.message if self.error else "none", "-", "-")])
 
     def as_dict(self) -> dict[str, Any]:
         """An entry of ``moai.devices/1``."""
