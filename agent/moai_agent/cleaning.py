@@ -9,7 +9,7 @@ import fcntl
 import os
 import shutil
 import time
-from typing import Any, Callable, Iterator, List, NamedTuple, Optional
+from typing import Any, Iterator, List, NamedTuple, Optional
 
 from moai_worker import jobdir
 from moai_worker.jobdir import TERMINAL_STATES
@@ -64,13 +64,20 @@ class Cleaner:
             self._choose_snapshots(folder, copies)
             root = os.path.join(folder, "uploads")
             for path in housekeeping.members(root):
-                self._judge(Item("upload", path), in_use.why(path, root, True))
+                item = self._rooted(Item("upload", path), folder)
+                self._judge(item, in_use.why(path, folder, True))
         self._choose_bundles(in_use)
         for item in self.inventory.partials():
-            self._judge(item, in_use.why(item.path, os.path.dirname(item.path)), _FRESH_S)
+            self._rooted(item, os.path.dirname(item.path))
+            self._judge(item, in_use.why(item.path, item.root), _FRESH_S)
         if self.wanted.checkpoints:
             self._choose_checkpoints(in_use)
         return self
+
+    @staticmethod
+    def _rooted(item: Item, root: str) -> Item:
+        item.root = root
+        return item
 
     def _judge(self, item: Item, why: str, older_s: Optional[float] = None) -> bool:
         """Count an item and put it where it belongs."""
@@ -101,10 +108,10 @@ class Cleaner:
 
     def _choose_copies(self, folder: str, in_use: InUse, gone: Any) -> List[str]:
         """Judge the code copies; the paths of those that stay."""
-        root = os.path.join(folder, "code", "jobs")
         stay = []
         for item in self.inventory.copies(folder):
-            why = in_use.why(item.path, root, True)
+            self._rooted(item, folder)
+            why = in_use.why(item.path, folder, True)
             if not why and item.job in self.inventory.by_id and item.job not in gone:
                 why = "its job stays"
             if not why:
@@ -146,7 +153,7 @@ class Cleaner:
             why = in_use.why(path, root)
             if os.path.basename(path) in pointed:
                 why = "an agent runs from it"
-            self._judge(Item("bundle", path), why, _FRESH_S)
+            self._judge(self._rooted(Item("bundle", path), root), why, _FRESH_S)
 
     def _choose_checkpoints(self, in_use: InUse) -> None:
         for item in self.inventory.results():
@@ -156,13 +163,15 @@ class Cleaner:
                 keep = max(1, keep)  # The newest one is all there is of a run that did not end well.
             one = self.inventory.by_id.get(item.job)
             theirs = (one.spec.get("owner") or "") if one else ""
+            root = os.path.dirname(item.path)
+            root = os.path.dirname(root) if os.path.dirname(root) in self.inventory.works else root
             for path in found[: len(found) - keep] if keep else found:
-                why = in_use.why(path, os.path.dirname(item.path))
+                why = in_use.why(path, root)
                 if not item.state:
                     why = why or "no job here is known to have made it"
                 elif theirs and theirs != self.wanted.owner and not self.wanted.force:
                     why = why or "it belongs to %s" % theirs
-                self._judge(Item("checkpoint", path, item.job, item.state), why, 0.0)
+                self._judge(self._rooted(Item("checkpoint", path, item.job, item.state), root), why, 0.0)
 
     def _choose_results(self) -> None:
         one = self.inventory.by_id[self.wanted.results_of]
@@ -176,7 +185,7 @@ class Cleaner:
                 (os.path.join(folder, "code", "jobs"), os.path.join(folder, "code", "jobs", one.job.id), "code"),
             ):
                 if path.startswith(root + os.sep) and os.path.isdir(path):
-                    self._judge(Item(kind, path, one.job.id, one.state), in_use.why(path, root), 0.0)
+                    self._judge(self._rooted(Item(kind, path, one.job.id, one.state), folder), in_use.why(path, folder), 0.0)
         inside = any(output == item.path for item in self.going + self.staying)
         if output and os.path.isdir(output) and not inside and one.spec.get("kind") == "train":
             item = Item("results", output, one.job.id, one.state)
@@ -185,11 +194,54 @@ class Cleaner:
     # -- removing ------------------------------------------------------------------------------
 
     def remove(self, only: List[str]) -> List[Item]:
-        """Remove what was chosen (of it only these paths, when any is named); what really went."""
+        """Remove what was chosen (of it only these paths, when any is named); what really went.
+
+        Jobs first, each under its supervisor's lock. Everything else is looked at again, renamed, looked at
+        once more, and only then removed.
+        """
+        wanted = [item for item in self.going if not only or item.path in only]
+        jobs = [item for item in wanted if item.kind in ("job", "log")]
+        snapshots = [item for item in wanted if item.kind == "snapshot"]
         with self._alone():
-            gone = [item for item in self.going if (not only or item.path in only) and self._remove(item)]
+            gone = [item for item in jobs if self._remove_job(item)]
+            others = [item for item in wanted if item not in jobs and item not in snapshots]
+            gone += self._take_away(others)
+            for item in snapshots:
+                copies = housekeeping.members(os.path.join(item.path, "jobs"))
+                for path in self._unused_snapshots(os.path.dirname(item.path), copies):
+                    os.unlink(path)
+                gone.append(item)
         self.going = gone
         return gone
+
+    def _take_away(self, items: List[Item]) -> List[Item]:
+        """Rename what is free, look again, put back what came into use meanwhile, remove the rest."""
+        if not items:
+            return []
+        aside = {}
+        for item in self._free(items):
+            folder, name = os.path.split(item.path)
+            aside[item.path] = os.path.join(folder, ".deleted-%s-%s" % (name.lstrip(".")[:80], os.urandom(4).hex()))
+            try:
+                os.rename(item.path, aside[item.path])
+            except FileNotFoundError:
+                del aside[item.path]  # Somebody else removed it.
+        moved = [item for item in items if item.path in aside]
+        free = self._free(moved)
+        for item in moved:
+            if item not in free:
+                os.rename(aside[item.path], item.path)
+        for item in free:
+            _delete(aside[item.path])
+        return free
+
+    def _free(self, items: List[Item]) -> List[Item]:
+        # Results that were named go although the record of their job stays.
+        kept = [] if self.wanted.results_of else [self.config.host.job(job_id) for job_id in self.config.host.job_ids()]
+        in_use = InUse(self.config, self.home, kept)
+        for item in items:
+            item.kept_because = in_use.why(item.path, item.root, item.kind in ("code", "upload"))
+        return [item for item in items if not item.kept_because]
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -208,32 +260,13 @@ class Cleaner:
             for fd in fds:
                 os.close(fd)
 
-    def _remove(self, item: Item) -> bool:
-        if item.kind == "snapshot":
-            folder = os.path.dirname(item.path)
-            copies = housekeeping.members(os.path.join(item.path, "jobs"))
-            for path in self._unused_snapshots(folder, copies):
-                os.unlink(path)
-            return True
-        if item.kind in ("job", "log"):
-            return self._remove_job(item)
-        root = os.path.dirname(item.path)
-        if item.kind == "checkpoint":
-            root = os.path.dirname(os.path.dirname(root))
-        resumable = item.kind in ("code", "upload")
-
-        def is_free() -> bool:
-            gone = {i.job for i in self.going if i.kind == "job"}
-            kept = [self.config.host.job(j) for j in self.config.host.job_ids() if j not in gone]
-            item.kept_because = InUse(self.config, self.home, kept if resumable else ()).why(item.path, root, resumable)
-            return not item.kept_because
-
-        return _take_away(item.path, is_free)
-
     def _remove_job(self, item: Item) -> bool:
         """Under its supervisor's lock, so that a supervisor that starts now is seen and none can start."""
         job = self.config.host.job(item.job)
-        fd = os.open(job.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fd = os.open(job.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            return False  # Somebody deleted it.
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -247,29 +280,19 @@ class Cleaner:
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(path)
                 return True
-            return _take_away(job.path, lambda: True)
+            aside = os.path.join(os.path.dirname(job.path), ".deleted-%s-%s" % (job.id, os.urandom(4).hex()))
+            os.rename(job.path, aside)
+            _delete(aside)
+            return True
         finally:
             os.close(fd)
 
 
-def _take_away(path: str, is_free: Callable[[], bool]) -> bool:
-    """Rename, look again, remove; put back when it is used after all."""
-    folder, name = os.path.split(path)
-    aside = os.path.join(folder, ".deleted-%s-%s" % (name.lstrip(".")[:80], os.urandom(4).hex()))
-    if not is_free():
-        return False
-    try:
-        os.rename(path, aside)
-    except FileNotFoundError:
-        return False
-    if not is_free():
-        os.rename(aside, path)
-        return False
-    if os.path.isdir(aside) and not os.path.islink(aside):
-        shutil.rmtree(aside, ignore_errors=True)
+def _delete(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path, ignore_errors=True)
     else:
-        os.unlink(aside)
-    return True
+        os.unlink(path)
 
 
 def _made_by_job(folder: str, copy: str) -> str:

@@ -34,6 +34,8 @@ class Item:
         self.kind, self.path, self.job, self.state = kind, path, job, state
         self.size_bytes, self.files, self.changed, self.partial = 0, 0, 0.0, False
         self.kept_because = ""
+        #: See ``InUse.why``; only of what a cleaning judges.
+        self.root = ""
 
 
 class Known(NamedTuple):
@@ -200,6 +202,20 @@ class Inventory:
         return [os.path.join(h, part) for h in dict.fromkeys(homes) for part in ("hub", "datasets")]
 
 
+def folded(items: List[Item], most: int) -> List[Item]:
+    """The largest ``most`` items; the others as one item a kind, so that an answer always fits its message."""
+    if len(items) <= most:
+        return items
+    ordered = sorted(items, key=lambda item: -item.size_bytes)
+    rest: Dict[str, Item] = {}
+    for item in ordered[most:]:
+        sum_ = rest.setdefault(item.kind, Item(item.kind, "(smaller ones)"))
+        sum_.size_bytes += item.size_bytes
+        sum_.files += item.files
+        sum_.changed = max(sum_.changed, item.changed)
+    return ordered[:most] + list(rest.values())
+
+
 def members(folder: str, hidden: bool = False) -> List[str]:
     """Paths of what lies in a folder; none when there is no folder. ``hidden``: only names with a dot first."""
     try:
@@ -251,16 +267,17 @@ class InUse:
         """Why ``path`` must stay; "" when nothing uses it.
 
         Args:
-            root: folder whose members are items of their own: a used path between the two counts too.
-            resumable: also what a job that is kept would need if it were resumed.
+            root: the work folder, or what else holds it: somebody who names this folder, or one between the
+                two, uses all that is in it. resumable: also what a job that is kept would need if it were resumed.
         """
         real, top = os.path.realpath(path), os.path.realpath(root)
-        for found, text in (
-            (self._of_jobs, "a job that has not ended uses it"),
-            (self._of_processes, "a process uses it"),
-            (self._of_kept if resumable else set(), "a job that stays may be resumed with it"),
+        for found, wide, text in (
+            (self._of_jobs, True, "a job that has not ended uses it"),
+            (self._of_processes, True, "a process uses it"),
+            # A record that stays may well name the work folder: that alone keeps nothing.
+            (self._of_kept if resumable else set(), False, "a job that stays may be resumed with it"),
         ):
-            if any(_touch(real, one, top) for one in found):
+            if any(_touch(real, one, top, wide) for one in found):
                 return text
         return ""
 
@@ -281,10 +298,10 @@ class InUse:
                 yield os.path.realpath(piece)
 
 
-def _touch(item: str, used: str, root: str) -> bool:
+def _touch(item: str, used: str, root: str, wide: bool) -> bool:
     if used == item or used.startswith(item + "/"):
         return True
-    return item.startswith(used + "/") and used.startswith(root + "/")
+    return item.startswith(used + "/") and (used.startswith(root + "/") or (wide and used == root))
 
 
 def _texts(value: Any) -> Iterator[str]:

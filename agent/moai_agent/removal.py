@@ -9,6 +9,7 @@ import contextlib
 import glob
 import os
 import shutil
+import time
 from typing import Any, List, Tuple
 
 from moai_worker import identity, jobdir
@@ -17,6 +18,7 @@ from moai_agent import housekeeping, work
 from moai_agent.errors import AgentError
 from moai_agent.housekeeping import Counter, Item
 
+_LEAVING_S = 10.0
 #: Members of a work folder that moai made for itself.
 _OWN = (("code", "code"), ("uploads", "upload"), ("prepared", "prepared"))
 _MADE = (("runs", "results"), ("huggingface", "model"), ("envs", "environment"))
@@ -61,7 +63,15 @@ class Removal:
 
     def check(self) -> None:
         """JOB_ACTIVE naming the jobs that have not ended."""
-        living = [j for j in self.config.host.job_ids() if not housekeeping.has_ended(self.config.host.job(j))]
+        end_s = time.monotonic() + _LEAVING_S
+        while True:
+            jobs = [self.config.host.job(job_id) for job_id in self.config.host.job_ids()]
+            living = [job.id for job in jobs if not housekeeping.has_ended(job)]
+            # A supervisor has recorded the end a moment before it leaves.
+            leaving = living and all(os.path.exists(self.config.host.job(job_id).exit) for job_id in living)
+            if not leaving or time.monotonic() > end_s:
+                break
+            time.sleep(0.05)
         if living:
             raise AgentError(
                 "JOB_ACTIVE", "%d jobs have not ended: %s" % (len(living), ", ".join(sorted(living)[:8])),

@@ -180,7 +180,7 @@ def test_without_settings_of_sshd_nothing_is_claimed(patient):
 
 @pytest.mark.parametrize(("free", "verdict"), [(10**8, "failed"), (10**9, "warning"), (10**10, "ok")])
 def test_space_in_the_home(patient, free, verdict):
-    patient.monkeypatch.setattr(machine, "_free", lambda path: (free, 10**12))
+    patient.monkeypatch.setattr(machine, "_free", lambda path: (free, 2 * 10**10))
     found = patient.look()
     assert found["home"].verdict == verdict
     assert found["disk"].verdict == ("ok" if free == 10**10 else "warning")
@@ -225,6 +225,12 @@ def test_mounts_name_what_a_network_disk_is(patient):
     assert patient.look()["mounts"].evidence == "/data 1000.0 GB (nfs4), / 10.0 GB"
     mounts[:] = []
     assert patient.look()["mounts"].verdict == "skipped"
+
+
+def test_a_disk_that_is_nearly_full_is_a_warning_however_large(patient):
+    patient.monkeypatch.setattr(machine, "_free", lambda path: (9 * 10**11, 10**13))
+    told = patient.look()["disk"]
+    assert told.verdict == "warning" and "91 % full" in told.evidence and "moai remote clean --on NAME --dry-run" in told.remedy
 
 
 def test_a_model_that_does_not_fit_names_a_larger_disk(patient):

@@ -309,6 +309,32 @@ def test_results_go_only_by_name_and_only_from_our_own_folder(ground):
     assert caught.value.reason == "JOB_ACTIVE"
 
 
+def test_results_of_a_command_are_what_it_left_in_its_copy_of_the_code(ground):
+    step = ground.snapshot("4" * 32, "made", {"train.py": "print(1)\n"})
+    ground.put(ground.work / "code" / "jobs" / "made" / "result.csv", "1,2\n")
+    ground.job("made", steps=[step], age_days=0.0)
+    cleaner = ground.cleaner(results_of="made")
+    assert kinds(cleaner.going) == {"code": ["made"]} and len(cleaner.remove([])) == 1
+    assert not (ground.work / "code" / "jobs" / "made").exists()
+
+
+def test_who_names_the_whole_folder_keeps_all_of_it(ground):
+    ground.put(ground.work / "uploads" / "0123" / "data")
+    command = ["python", "eval_all.py", "--root", str(ground.work)]
+    ground.job("living", "RUNNING", steps=[{"name": "command", "argv": command, "cwd": str(ground.home)}], ended=False)
+    assert ground.cleaner().going == []
+
+
+def test_an_answer_always_fits_its_message(ground):
+    items = []
+    for number in range(100):
+        items.append(housekeeping.Item("upload" if number % 2 else "job", str(number)))
+        items[-1].size_bytes, items[-1].files = number, 1
+    folded = housekeeping.folded(items, 10)
+    assert len(folded) == 12 and sum(i.size_bytes for i in folded) == sum(range(100)) and sum(i.files for i in folded) == 100
+    assert housekeeping.folded(items, 100) is items
+
+
 def test_one_cleaning_at_a_time(ground):
     ground.job("old")
     first, second = ground.cleaner(), ground.cleaner()

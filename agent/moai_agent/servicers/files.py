@@ -24,6 +24,8 @@ _SHA256 = re.compile(r"^[0-9a-f]{64}\Z")
 #: What a file is called until it is whole; left behind only by an agent that was killed.
 _PART = ".moai-part-"
 
+#: Items of one answer; a message holds 4 MiB.
+_MOST_ITEMS = 8000
 _MAX_CONTENT = 64 * 1024 * 1024
 
 
@@ -202,7 +204,7 @@ class FileServicer(file_pb2_grpc.FileServiceServicer):
 
         def count() -> file_pb2.DiskUsageResponse:
             inventory = self._inventory(request.work, jobs, request.limit_seconds, request.limit_entries)
-            items = [convert.stored(item) for item in inventory.items()]
+            items = [convert.stored(item) for item in housekeeping.folded(inventory.items(), _MOST_ITEMS)]
             places = [inventory.home, inventory.config.home] + inventory.works + [i.path for i in items if i.kind == "results"]
             mounts = [file_pb2.DiskMount(path=p, free_bytes=f, total_bytes=t) for p, f, t in housekeeping.mounts_of(places)]
             return file_pb2.DiskUsageResponse(items=items, mounts=mounts, stopped=inventory.counter.stopped)
