@@ -199,10 +199,14 @@ def _train_table(steps: Mapping[str, Any]) -> Any:
     if settings.get("logging_steps") == 1:
         del settings["logging_steps"]  # The recipe's own.
     settings.update(train.get("settings") or {})
-    flat = {k: v for k, v in _flat(settings).items() if isinstance(v, (str, int, float, bool))}
+    flat = {k: v for k, v in _flat(settings).items() if isinstance(v, (str, int, float, bool)) or _is_texts(v)}
     if flat:
         table["settings"] = flat
     return table
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _revision(step: Mapping[str, Any] | None) -> str | None:

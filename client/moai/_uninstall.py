@@ -19,9 +19,15 @@ from moai._errors import MoaiError
 _END_S = 15.0
 
 
+#: What moai writes into its cache folder; that folder may be one of the user's own, with more in it.
+_CACHED = (
+    "bundles", "wheels", "links", "jobs.json", "jobs.lock", "environments.json", "last-look.json", ".jobs.*", ".environments.*",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Trace:
-    """Something of moai on the laptop: ``what`` is settings, cache or state."""
+    """Something of moai on the laptop: ``what`` is settings, cache or state; a file, or a folder with all in it."""
 
     what: str
     path: Path
@@ -33,13 +39,17 @@ def traces() -> list[Trace]:
     """What moai has written on this laptop, as it is now."""
     from moai._local import state_folder
 
-    places = [("settings", _paths.config_folder()), ("cache", _paths.cache_folder()), ("state", state_folder())]
-    return [Trace(what, path, *_counted(path)) for what, path in places if path.is_dir() and (what != "cache" or any(path.iterdir()))]
+    places = [("settings", _paths.config_file()), ("settings", _paths.known_hosts_file()), ("state", state_folder())]
+    cache = _paths.cache_folder()
+    places += [("cache", path) for pattern in _CACHED for path in sorted(cache.glob(pattern))]
+    return [Trace(what, path, *_counted(path)) for what, path in places if path.exists()]
 
 
-def _counted(folder: Path) -> tuple[int, int]:
+def _counted(path: Path) -> tuple[int, int]:
+    if not path.is_dir():
+        return path.lstat().st_size, 1
     size = files = 0
-    for parent, _, names in os.walk(folder):
+    for parent, _, names in os.walk(path):
         for name in names:
             try:
                 size += os.lstat(os.path.join(parent, name)).st_size
@@ -95,10 +105,17 @@ def uninstall(force: bool = False) -> list[Trace]:
         _remove_local(running)
     _end_links()
     for one in found:
-        if one.what == "settings":
-            _remove_settings(one.path)
-        elif one.what == "cache":
+        if one.what == "state":
+            continue
+        if one.path.is_dir() and not one.path.is_symlink():
             shutil.rmtree(one.path, ignore_errors=True)
+        else:
+            one.path.unlink(missing_ok=True)
+    for folder in (_paths.config_folder(), _paths.cache_folder()):
+        try:
+            folder.rmdir()
+        except OSError:
+            continue  # Something of somebody else lies there.
     return found
 
 
@@ -111,16 +128,6 @@ def _remove_local(running: list[str]) -> None:
             job.cancel(force=True)
             job.wait(60.0, check=False)
         host.remove_agent()
-
-
-def _remove_settings(folder: Path) -> None:
-    """Our own files; a folder that holds others' stays."""
-    for path in (_paths.config_file(), _paths.known_hosts_file()):
-        path.unlink(missing_ok=True)
-    try:
-        folder.rmdir()
-    except OSError:
-        return  # Something of somebody else lies there.
 
 
 def _end_links() -> int:

@@ -64,6 +64,21 @@ def old(folder: Path, days: float = 30.0) -> None:
         os.utime(path, (then, then), follow_symlinks=False)
 
 
+def on_a_terminal(box: Box, typed: str, *words: str) -> int:
+    """Exit code of a command whose question is answered on a terminal."""
+    mine, theirs = os.openpty()
+    try:
+        process = subprocess.Popen(
+            [*box.laptop.argv, *words], env=box.laptop.env, cwd=box.laptop.folder / "work",
+            stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs, start_new_session=True,
+        )  # fmt: skip
+        os.write(mine, typed.encode())
+        return process.wait(60)
+    finally:
+        os.close(mine)
+        os.close(theirs)
+
+
 def test_disk_and_clean_from_the_command_line(box):
     done = ok(box, "remote", "run", "-d", "--", "sh", "-c", "echo hello").strip()
     ok(box, "remote", "wait", done)
@@ -82,6 +97,7 @@ def test_disk_and_clean_from_the_command_line(box):
 
     refused = box.moai("remote", "clean", "--older", "0s")
     assert refused.returncode == 2 and "nobody can be asked" in refused.stderr.decode(), "never without a terminal or --yes"
+    assert on_a_terminal(box, "n\n", "remote", "clean", "--older", "0s") == 1 and upload.exists()
     trial = document(box, "clean", "remote", "clean", "--older", "0s", "--dry-run", "--json")["hosts"][0]
     assert {i["kind"] for i in trial["items"]} == {"job", "upload"} and upload.exists()
     assert any(i["job"] == running and "not ended" in i["kept_because"] for i in trial["kept"])
@@ -283,10 +299,11 @@ def test_uninstall_takes_everything_off_the_laptop(local, box):
     refused = laptop.moai("uninstall")
     assert refused.returncode == 2 and (laptop.folder / "config" / "config.toml").exists()
     assert "settings" in refused.stdout.decode() and "cache" in refused.stdout.decode()
+    (laptop.folder / "cache" / "not-ours").write_text("mine")
     assert "containers keep their agents" in refused.stderr.decode()
     (laptop.folder / "config" / "of-mine.txt").write_text("mine")
     ok(laptop, "uninstall", "--yes")
-    assert not (laptop.folder / "cache").exists()
+    assert [p.name for p in (laptop.folder / "cache").iterdir()] == ["not-ours"]
     assert [p.name for p in (laptop.folder / "config").iterdir()] == ["of-mine.txt"]
     wait_until(lambda: not processes_of(laptop.folder / "cache"), "the holders to end", 20)
     assert not [argv for argv in processes_of(laptop.folder).values() if "moai._link.holder" in argv]

@@ -8,7 +8,7 @@ import typer
 
 import moai
 from moai._cli.clean import clean as cleaned
-from moai._cli.common import Force, Json, On, Plain, Yes, confirm, hosts, note, on_each, print_json, seconds, worst
+from moai._cli.common import Force, Json, On, Plain, Yes, confirm, find_job, hosts, note, on_each, print_json, seconds, worst
 from moai._cli.table import ago, print_table, size
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -122,9 +122,12 @@ def clean(
         "older_s": seconds(older, "--older"), "checkpoints": checkpoints, "keep_last": keep_last, "logs": logs,
         "results": results, "force": force,
     }  # fmt: skip
-    targets = hosts(on)
-    if results and len(targets) > 1:
-        raise moai.UsageError("USAGE", f"--results names one job, and --on {len(targets)} hosts", "name the one the job is on")
+    if results:
+        # Wherever it runs, as with every verb on a job.
+        job = find_job(results, on)
+        wanted["results"], targets = job.id, [job.host]
+    else:
+        targets = hosts(on)
     trials = on_each(targets, lambda target: target.clean(dry_run=True, **wanted))
     if as_json and not dry_run and not yes:
         raise moai.UsageError("USAGE", "--json asks nothing", "moai remote clean --json --yes, or --dry-run")
