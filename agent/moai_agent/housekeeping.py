@@ -343,7 +343,7 @@ def _process_paths(home: str) -> Iterator[str]:
 
 
 def mounts_of(paths: Iterable[str]) -> List[Tuple[str, int, int]]:
-    """(mount point, free bytes, bytes in all) of the file systems that these paths lie on."""
+    """(mount point, free bytes, bytes used and free) of the file systems that these paths lie on."""
     found: Dict[str, Tuple[str, int, int]] = {}
     for path in paths:
         while not os.path.lexists(path):
@@ -353,7 +353,9 @@ def mounts_of(paths: Iterable[str]) -> List[Tuple[str, int, int]]:
         except OSError:
             continue
         point = identity.mount_of(path)[0]
-        found[point] = (point, facts.f_bavail * facts.f_frsize, facts.f_blocks * facts.f_frsize)
+        # As df(1): what is reserved for root is not there for this user.
+        usable = facts.f_blocks - facts.f_bfree + facts.f_bavail
+        found[point] = (point, facts.f_bavail * facts.f_frsize, usable * facts.f_frsize)
     return list(found.values())
 
 

@@ -207,7 +207,7 @@ def test_inodes(patient, free, verdict):
     def statvfs(path):
         facts = real(path)
         return types.SimpleNamespace(
-            f_bavail=facts.f_bavail, f_frsize=facts.f_frsize, f_blocks=facts.f_blocks, f_files=10**7, f_favail=free
+            f_bavail=facts.f_bavail, f_frsize=facts.f_frsize, f_blocks=facts.f_blocks, f_bfree=facts.f_bfree, f_files=10**7, f_favail=free
         )
 
     patient.monkeypatch.setattr(os, "statvfs", statvfs)
@@ -215,7 +215,7 @@ def test_inodes(patient, free, verdict):
 
 
 def test_file_systems_without_a_count_of_inodes(patient):
-    patient.monkeypatch.setattr(os, "statvfs", lambda path: types.SimpleNamespace(f_bavail=10**9, f_frsize=4096, f_blocks=10**9, f_files=0, f_favail=0))
+    patient.monkeypatch.setattr(os, "statvfs", lambda path: types.SimpleNamespace(f_bavail=10**9, f_frsize=4096, f_blocks=10**9, f_bfree=10**9, f_files=0, f_favail=0))
     assert patient.look()["inodes"].verdict == "ok"
 
 

@@ -145,9 +145,9 @@ def _seconds(text: str) -> int:
 
 
 def _free(path: str) -> Tuple[int, int]:
-    """Bytes this user may still write, and bytes in all."""
+    """Bytes this user may still write, and bytes used and free together, as df(1) counts them."""
     facts = os.statvfs(path)
-    return facts.f_bavail * facts.f_frsize, facts.f_blocks * facts.f_frsize
+    return facts.f_bavail * facts.f_frsize, (facts.f_blocks - facts.f_bfree + facts.f_bavail) * facts.f_frsize
 
 
 def _on_network(path: str) -> str:

@@ -106,7 +106,7 @@ def show_items(items: Any, plain: bool = False, why: bool = False) -> None:
 def clean(
     on: On = "",
     older: Annotated[str, typer.Option("--older", metavar="TIME", help="Only what ended or changed longer ago.")] = "14d",
-    keep_last: Annotated[int, typer.Option("--keep-last", min=0, help="With --checkpoints: newest ones of a job that stay.")] = 1,
+    keep_last: Annotated[int, typer.Option("--keep-last", metavar="N", min=0, help="With --checkpoints: newest ones of a job that stay.")] = 1,
     checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Checkpoints of ended jobs too.")] = False,
     logs: Annotated[bool, typer.Option("--logs", help="Only the logs of ended jobs; their records stay.")] = False,
     results: Annotated[str, typer.Option("--results", metavar="JOB", help="Only the results of this ended job.")] = "",

@@ -98,7 +98,7 @@ def uninstall(
     if not found:
         note("nothing of moai is on this laptop")
         return
-    names = ", ".join(moai.config().hosts)
+    names = ", ".join(host.name for host in moai.config().hosts.values() if not host.is_local)
     if names:
         note(f"these containers keep their agents and jobs: {names}; moai remote remove NAME --purge")
     confirm("Remove all of it? Results in the work folder stay.", yes, "moai uninstall --yes")
