@@ -14,10 +14,10 @@ from moai_proto.v1 import training_pb2
 from moai_worker import hub
 from moai_worker.errors import StepError
 
-from moai_agent import sizing, work
+from moai_agent import downloads, sizing, work
+from moai_agent.downloads import existing
 from moai_agent.errors import AgentError
 from moai_agent.jobs import plans, submit
-from moai_agent.servicers.models import existing
 from moai_agent.sizing import flavors
 
 _MIB = 1 << 20
@@ -156,10 +156,12 @@ def _model(
     if plans.is_path(spec.model):
         return _in_folder(os.path.normpath(os.path.join(home, os.path.expanduser(spec.model))))
     endpoint = (spec.endpoint or login.get("HF_ENDPOINT") or hub.DEFAULT_ENDPOINT).rstrip("/")
-    token = request.token or login.get("HF_TOKEN") or None
     hf_home = login.get("HF_HOME") or os.path.join(folder, "huggingface")
+    token, _ = downloads.token_of(request.token, login, hf_home)
+    attempts, timeout_s = (1, 10.0) if request.quick else (5, 30.0)
+    asked = hub.Hub(endpoint, token or None, attempts, timeout_s, request.proxy, downloads.SILENCE_S)
     try:
-        return _on_hub(spec.model, spec.model_revision or "main", endpoint, token, hf_home, request.quick)
+        return _on_hub(asked, spec.model, spec.model_revision or "main", hf_home, login)
     except StepError as error:
         raise AgentError(error.reason, error.message, error.next, error.details)
 
@@ -179,12 +181,10 @@ def _in_folder(path: str) -> Model:
     return Model(config, "", False, sum(sizes.values()) or None, index, 0)
 
 
-def _on_hub(repo: str, revision: str, endpoint: str, token: Optional[str], hf_home: str, quick: bool) -> Model:
-    attempts, timeout_s = (1, 10.0) if quick else (5, 30.0)
-    plan = hub.plan_download(repo, revision=revision, endpoint=endpoint, token=token, attempts=attempts, timeout_s=timeout_s)
-    by_name = {file.path: file for file in plan.files}
-    asked = hub.Hub(endpoint, token, attempts=attempts, timeout_s=timeout_s)
+def _on_hub(asked: hub.Hub, repo: str, revision: str, hf_home: str, login: Dict[str, str]) -> Model:
     try:
+        plan = hub.plan_with(asked, repo, revision=revision)
+        by_name = {file.path: file for file in plan.files}
         config = _fetched(asked, plan, by_name, "config.json", _CONFIG_BYTES) or {}
         index = None
         for name in _INDEXES:
@@ -194,8 +194,8 @@ def _on_hub(repo: str, revision: str, endpoint: str, token: Optional[str], hf_ho
     finally:
         asked.close()
     stored = sum(by_name[name].size_bytes for name in _weights(list(by_name)))
-    root = os.path.join(hf_home, "hub", "models--" + repo.replace("/", "--"), "blobs")
-    missing = sum(f.size_bytes for f in plan.files if _size(os.path.join(root, f.etag)) != f.size_bytes)
+    here, _ = downloads.held(plan, hf_home, login)
+    missing = sum(f.size_bytes for f in plan.files if f.etag not in here)
     return Model(config, plan.commit, plan.gated, stored or None, index, missing)
 
 
@@ -228,10 +228,3 @@ def _read_json(path: str, limit: int) -> Optional[Dict[str, Any]]:
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def _size(path: str) -> int:
-    try:
-        return os.path.getsize(path)
-    except OSError:
-        return -1

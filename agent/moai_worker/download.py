@@ -17,15 +17,16 @@ Runs in a step's process on the container.
 """
 
 import concurrent.futures
+import os
 import shutil
 import threading
-import time
 from collections import deque
-from typing import Any, Deque, Dict, List, Optional, Tuple
+from typing import Any, Deque, Dict, List, Mapping, Optional
 
+from . import othercache
 from .errors import StepError
 from .fetch import Fetcher, Options, Shared, Source, Stopped, Task
-from .hub import DEFAULT_ENDPOINT, Plan
+from .hub import DEFAULT_ENDPOINT, Plan, PlanFile
 from .hubcache import (
     CacheTarget,
     FolderTarget,
@@ -37,9 +38,8 @@ from .hubcache import (
     unique_files,
 )
 from .partfile import DiskError, PartFile
+from .transferprogress import Progress
 
-#: Rate and remaining time are those of this many seconds.
-_RATE_WINDOW_S = 10.0
 _TICK_S = 0.25
 #: While another process downloads more files than this, its progress is not read from the disk.
 _WATCHED_FILES = 2000
@@ -53,6 +53,7 @@ def download(
     report: Any = None,
     streams: int = 4,
     options: Optional[Options] = None,
+    elsewhere: Optional[Mapping[str, str]] = None,
 ) -> str:
     """Bring a plan into a Hub cache; returns the snapshot folder.
 
@@ -63,11 +64,13 @@ def download(
         cache_dir: the cache folder, ``HF_HOME/hub``.
         report: a ``Reporter`` (``phase``, ``progress`` and ``message`` are called), or None.
         streams: parallel connections, 1 to 32.
+        elsewhere: files of the plan that lie on this machine already, path by etag; they are
+            verified and linked or copied instead of fetched.
 
     Raises StepError DISK_FULL, HOME_NOT_WRITABLE, DOWNLOAD_CORRUPT, DOWNLOAD_STALLED,
     HUB_UNREACHABLE, and every refusal ``plan_download`` knows.
     """
-    return _run(plan, CacheTarget(cache_dir, plan), endpoint, token, report, streams, options)
+    return _run(plan, CacheTarget(cache_dir, plan), endpoint, token, report, streams, options, elsewhere)
 
 
 def download_to_folder(
@@ -78,13 +81,14 @@ def download_to_folder(
     report: Any = None,
     streams: int = 4,
     options: Optional[Options] = None,
+    elsewhere: Optional[Mapping[str, str]] = None,
 ) -> str:
     """Like ``download``, but the files get their own names in a plain folder, which is returned.
 
     Files that are there with the right content are kept, others of the plan are replaced in one
     step each, files not in the plan are not touched.
     """
-    return _run(plan, FolderTarget(folder, plan), endpoint, token, report, streams, options)
+    return _run(plan, FolderTarget(folder, plan), endpoint, token, report, streams, options, elsewhere)
 
 
 def _run(
@@ -95,9 +99,10 @@ def _run(
     report: Any,
     streams: int,
     options: Optional[Options],
+    elsewhere: Optional[Mapping[str, str]],
 ) -> str:
     options = (options or Options())._replace(streams=max(1, min(32, streams)))
-    transfer = Transfer(plan, target, endpoint, token, report, options)
+    transfer = Transfer(plan, target, endpoint, token, report, options, elsewhere)
     try:
         with RepoLock(target.lock_path, transfer.waiting, transfer.shared.stop, options.lock_poll_s):
             transfer.run()
@@ -106,55 +111,22 @@ def _run(
         raise not_writable(target.root, error)
 
 
-class Progress:
-    """Bytes and files done, never going back, with the rate of the last seconds."""
-
-    def __init__(self, report: Any, plan: Plan) -> None:
-        self._report, self._plan = report, plan
-        self._shown_bytes = 0
-        self._marks: Deque[Tuple[float, int]] = deque()
-
-    def phase(self, name: str, text: str) -> None:
-        """Enter a phase."""
-        if self._report is not None:
-            self._report.phase(name, text, repo_id=self._plan.repo_id)
-
-    def warn(self, text: str) -> None:
-        """Tell the user something that is not a failure."""
-        if self._report is not None:
-            self._report.message(text, level="warning")
-
-    def show(self, done_bytes: int, fetched_bytes: int, files_done: int, force: bool = False) -> None:
-        """Report; ``fetched_bytes`` (network) gives the rate, ``done_bytes`` (content) the state."""
-        now_s = time.monotonic()
-        self._marks.append((now_s, fetched_bytes))
-        while len(self._marks) > 2 and now_s - self._marks[0][0] > _RATE_WINDOW_S:
-            self._marks.popleft()
-        span_s = now_s - self._marks[0][0]
-        rate = (fetched_bytes - self._marks[0][1]) / span_s if span_s > 0.5 else None
-        self._shown_bytes = max(self._shown_bytes, done_bytes)
-        left_bytes = self._plan.total_bytes - self._shown_bytes
-        if self._report is not None:
-            self._report.progress(
-                self._shown_bytes,
-                self._plan.total_bytes,
-                "bytes",
-                rate,
-                left_bytes / rate if rate else None,
-                force=force,
-                files_done=files_done,
-                files_total=len(self._plan.files),
-            )
-
-
 class Transfer:
     """One download: a queue of ranges, the streams that take them, the files they complete."""
 
     def __init__(
-        self, plan: Plan, target: Any, endpoint: str, token: Optional[str], report: Any, options: Options
+        self,
+        plan: Plan,
+        target: Any,
+        endpoint: str,
+        token: Optional[str],
+        report: Any,
+        options: Options,
+        elsewhere: Optional[Mapping[str, str]] = None,
     ) -> None:
         self._plan, self._target, self._options = plan, target, options
         self._endpoint, self._token = endpoint, token
+        self._elsewhere = dict(elsewhere or {})
         self._progress = Progress(report, plan)
         self.shared = Shared(self._progress.warn)
         self._changed = threading.Condition()
@@ -168,7 +140,7 @@ class Transfer:
         self._names: Dict[str, int] = {}
         for file in plan.files:
             self._names[file.etag] = self._names.get(file.etag, 0) + 1
-        self._told_waiting = False
+        self._told_waiting = self._told_taking = False
 
     def waiting(self) -> None:
         """Another process holds the repository: say so, and show how far it is."""
@@ -191,6 +163,9 @@ class Transfer:
                 here += 1
                 self._count_file(file)
                 continue
+            if file.etag in self._elsewhere and self._take(file, self._elsewhere[file.etag]):
+                self._count_file(file)
+                continue
             source = Source(file, self._part(file))
             part_bytes = source.part.load()
             held_bytes += part_bytes
@@ -202,6 +177,28 @@ class Transfer:
             self._progress.phase("downloading", self._summary(missing_bytes, held_bytes, here))
             self._stream_all()
         self._show(force=True)
+
+    def _take(self, file: PlanFile, path: str) -> bool:
+        """Use a file of another cache; False when it is not what the Hub announces."""
+        hashed = [0]
+
+        def on_bytes(size_bytes: int) -> None:
+            hashed[0] += size_bytes
+            self._progress.show(self._finished_bytes + hashed[0], 0, self._files_done)
+
+        if not self._told_taking:
+            self._told_taking = True
+            self._progress.phase("verifying", "Verifying files that are here already (%s)" % os.path.dirname(path))
+        base = self._target.part_base(file)
+        if not (self._target.may_link and othercache.same_file_system(path, os.path.dirname(base))):
+            check_space(self._target.root, file.size_bytes, 1, self._options.reserve_bytes)
+        taken = othercache.take(file, path, base, self._target.may_link, on_bytes)
+        if taken is None:
+            self._progress.warn("%s is not what the Hub announces for %s; it is fetched" % (path, file.path))
+            return False
+        self._target.publish(file, taken)
+        self._part(file).discard()
+        return True
 
     def _stream_all(self) -> None:
         count = self._options.streams

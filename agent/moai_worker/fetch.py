@@ -19,9 +19,10 @@ import time
 from typing import Callable, Dict, NamedTuple, Optional
 
 from .errors import StepError
-from .hub import Hub, Plan, PlanFile, Subject, backoff_s, describe, file_path, printable, retry_after_s
+from .hub import Hub, Plan, PlanFile, Subject, file_path
 from .hubcache import mount_of, not_writable
 from .partfile import DiskError, PartFile, StaleWrite
+from .patience import backoff_s, describe, printable, retry_after_s
 from .web import NETWORK_ERRORS, Web, origin
 
 _MIB = 1024 * 1024

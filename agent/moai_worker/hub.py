@@ -14,10 +14,8 @@ are not hashes: what a server says is material, not an instruction.
 Runs in a step's process on the container.
 """
 
-import email.utils
 import http.client
 import json
-import random
 import re
 import threading
 import time
@@ -26,6 +24,7 @@ from typing import Any, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from .errors import StepError
 from .hubfiles import COMMIT, PlanFile, bad_path, parse_entry, refuse_clashes, select
+from .patience import backoff_s, describe, printable, retry_after_s, token_invalid, unreachable
 from .web import NETWORK_ERRORS, Web, origin, public_url
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -36,6 +35,7 @@ _REPO_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9
 _NEXT_LINK = re.compile(r'<([^>]*)>\s*;[^,]*rel="?next"?')
 _TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
 _RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
+
 
 class Plan(NamedTuple):
     """What to download: the files of one commit; ``left_out`` holds (path, why)."""
@@ -60,6 +60,8 @@ def plan_download(
     ignore: Optional[Sequence[str]] = None,
     attempts: int = 5,
     timeout_s: float = 30.0,
+    proxy: str = "",
+    silence_s: Optional[float] = None,
 ) -> Plan:
     """Pin the commit of a revision and list what has to be fetched of it.
 
@@ -69,26 +71,27 @@ def plan_download(
             second copies of a model's weights in other formats are left out.
         attempts: tries of each request before HUB_UNREACHABLE (429 and 5xx included).
         timeout_s: limit of each wait on the network.
+        proxy, silence_s: as of ``Hub``.
 
     Raises StepError: USAGE, HUB_UNREACHABLE, TOKEN_INVALID, ACCESS_GATED, REPO_NOT_FOUND,
     REVISION_NOT_FOUND, FILE_NOT_FOUND (no file is left), MODEL_INVALID or DATASET_INVALID (the
     list holds names or digests that cannot be trusted).
     """
-    hub = Hub(endpoint, token, attempts=attempts, timeout_s=timeout_s)
+    hub = Hub(endpoint, token, attempts, timeout_s, proxy, silence_s)
     try:
-        return _plan(hub, repo_id, repo_type, revision, allow, ignore)
+        return plan_with(hub, repo_id, repo_type, revision, allow, ignore)
     finally:
         hub.close()
 
 
 def whoami(
-    endpoint: str, token: Optional[str], attempts: int = 3, timeout_s: float = 30.0
+    endpoint: str, token: Optional[str], attempts: int = 3, timeout_s: float = 30.0, proxy: str = ""
 ) -> Mapping[str, Any]:
     """The account of a token, as ``/api/whoami-v2`` tells it (``name``, ``type`` ...).
 
     Raises StepError TOKEN_INVALID or HUB_UNREACHABLE.
     """
-    hub = Hub(endpoint, token, attempts=attempts, timeout_s=timeout_s)
+    hub = Hub(endpoint, token, attempts, timeout_s, proxy)
     try:
         answer, _ = hub.get_json("/api/whoami-v2", Subject())
         return answer if isinstance(answer, dict) else {}
@@ -111,13 +114,22 @@ class Hub:
     Args:
         endpoint: base address; a path after the host is kept (mirrors below a prefix).
         token: None for anonymous. Never part of a message.
+        proxy: used instead of the environment's; empty = the environment's.
+        silence_s: give up after so long when nothing has answered yet, for people who wait; None
+            leaves it to ``attempts``.
 
     Raises StepError USAGE for an unusable endpoint, TOKEN_INVALID for a token that cannot be a
     header value (its text is not repeated).
     """
 
     def __init__(
-        self, endpoint: str, token: Optional[str] = None, attempts: int = 5, timeout_s: float = 30.0
+        self,
+        endpoint: str,
+        token: Optional[str] = None,
+        attempts: int = 5,
+        timeout_s: float = 30.0,
+        proxy: str = "",
+        silence_s: Optional[float] = None,
     ) -> None:
         origin(endpoint)
         if token is not None and not _TOKEN.fullmatch(token):
@@ -125,7 +137,9 @@ class Hub:
         self.endpoint = endpoint.rstrip("/")
         self.token = token
         self._attempts = max(1, attempts)
-        self._web = Web(timeout_s)
+        self._web = Web(timeout_s, proxy, silence_s)
+        self._silence_s = silence_s
+        self._answered = False
         self._pause = threading.Event()
 
     def close(self) -> None:
@@ -154,7 +168,7 @@ class Hub:
 
     def _ask(self, method: str, path: str, subject: Subject) -> Tuple[bytes, http.client.HTTPResponse]:
         url = self.endpoint + path
-        why = ""
+        why, start_s = "", time.monotonic()
         for attempt in range(self._attempts):
             wait_s = backoff_s(attempt, BACKOFF_BASE_S, 8.0)
             try:
@@ -165,6 +179,7 @@ class Hub:
             except NETWORK_ERRORS as error:
                 why = describe(error)
             else:
+                self._answered = True
                 if 200 <= response.status < 300:
                     return body, response
                 if response.status not in _RETRY_STATUS:
@@ -173,6 +188,9 @@ class Hub:
                     raise self.refusal(response.status, response.headers, subject)
                 why = "status %d" % response.status
                 wait_s = retry_after_s(response.headers, wait_s)
+            spent_s = time.monotonic() - start_s + wait_s
+            if self._silence_s is not None and not self._answered and spent_s > self._silence_s:
+                break
             if attempt + 1 < self._attempts:
                 self._pause.wait(wait_s)
         raise unreachable(self.endpoint, why)
@@ -241,67 +259,15 @@ def file_path(plan: Plan, path: str) -> str:
     return "%s%s/resolve/%s/%s" % (kind, plan.repo_id, plan.commit, urllib.parse.quote(path))
 
 
-def retry_after_s(headers: Mapping[str, str], default_s: float, longest_s: float = 900.0) -> float:
-    """Seconds a server asked us to wait: ``Retry-After`` as seconds or HTTP date (RFC 9110), else
-    the reset time ``t=`` of the Hub's ``RateLimit`` header, else ``default_s``; at most
-    ``longest_s``, at least 0."""
-    asked = (headers.get("Retry-After") or "").strip()
-    limit = re.search(r"\bt=(\d{1,6})\b", headers.get("RateLimit") or "")
-    wait_s = default_s
-    if asked.isdigit():
-        wait_s = float(asked)
-    elif asked:
-        try:
-            wait_s = email.utils.parsedate_to_datetime(asked).timestamp() - time.time()
-        except (TypeError, ValueError, IndexError):
-            wait_s = default_s
-    elif limit:
-        wait_s = float(limit.group(1))
-    return min(max(0.0, wait_s), longest_s)
-
-
-def backoff_s(attempt: int, base_s: float, cap_s: float) -> float:
-    """Full jitter: uniform between 0 and ``base_s * 2**attempt``, capped."""
-    return random.uniform(0.0, min(cap_s, base_s * (2 ** min(attempt, 30))))
-
-
-def describe(error: BaseException) -> str:
-    """A network error in a few words, without addresses or headers."""
-    text = getattr(error, "strerror", None) or str(error)
-    return printable("%s: %s" % (type(error).__name__, text) if text else type(error).__name__)[:200]
-
-
-def unreachable(endpoint: str, why: str) -> StepError:
-    """HUB_UNREACHABLE for an endpoint."""
-    return StepError(
-        "HUB_UNREACHABLE",
-        "%s did not answer (%s)" % (public_url(endpoint), why),
-        "check this host's network and its proxy setting, then run again: what was fetched is kept",
-    )
-
-
-def token_invalid(message: str) -> StepError:
-    """TOKEN_INVALID; the message must not hold the token."""
-    return StepError(
-        "TOKEN_INVALID",
-        message,
-        "make a token with read access in your Hub settings and export it as HF_TOKEN",
-    )
-
-
-def printable(text: str) -> str:
-    """Text of a server without control characters, cut to 500 characters."""
-    return "".join(c if c.isprintable() else "?" for c in text)[:500]
-
-
-def _plan(
+def plan_with(
     hub: Hub,
     repo_id: str,
-    repo_type: str,
-    revision: str,
-    allow: Optional[Sequence[str]],
-    ignore: Optional[Sequence[str]],
+    repo_type: str = "model",
+    revision: str = "main",
+    allow: Optional[Sequence[str]] = None,
+    ignore: Optional[Sequence[str]] = None,
 ) -> Plan:
+    """As ``plan_download``, over a ``Hub`` that stays open for further questions."""
     if repo_type not in ("model", "dataset"):
         raise StepError("USAGE", "Unknown kind of repository: %s" % repo_type, "use model or dataset")
     if not _REPO_ID.fullmatch(repo_id) or "--" in repo_id or ".." in repo_id:

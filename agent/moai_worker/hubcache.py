@@ -31,6 +31,11 @@ from .partfile import PART_SUFFIX, file_digest
 RESERVE_BYTES = 256 * 1024 * 1024
 
 
+def repo_folder(plan: Plan) -> str:
+    """Name of a repository's folder in a Hub cache."""
+    return "%ss--%s" % (plan.repo_type, plan.repo_id.replace("/", "--"))
+
+
 class CacheTarget:
     """The Hub cache folder (``HF_HOME/hub``).
 
@@ -40,9 +45,12 @@ class CacheTarget:
     Raises StepError HOME_NOT_WRITABLE when the folders cannot be made.
     """
 
+    #: Nobody writes into a blob, so it may share its bytes with another cache.
+    may_link = True
+
     def __init__(self, cache_dir: str, plan: Plan) -> None:
         self.plan = plan
-        name = "%ss--%s" % (plan.repo_type, plan.repo_id.replace("/", "--"))
+        name = repo_folder(plan)
         self.root = os.path.join(os.path.abspath(cache_dir), name)
         self.lock_path = os.path.join(os.path.abspath(cache_dir), ".locks", name, "moai-download.lock")
         self.blobs = os.path.join(self.root, "blobs")
@@ -92,6 +100,8 @@ class FolderTarget:
 
     Raises StepError HOME_NOT_WRITABLE when the folders cannot be made.
     """
+
+    may_link = False
 
     def __init__(self, folder: str, plan: Plan) -> None:
         self.plan = plan

@@ -256,6 +256,14 @@ class PartFile:
         except FileNotFoundError:
             return
 
+    def discard(self) -> None:
+        """Remove what an earlier run left: the file came another way. Raises OSError."""
+        for path in (self.sidecar_path, self.path):
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                continue
+
     def close(self) -> None:
         """Persist and close, keeping the partial file for a later run. Raises DiskError."""
         self.persist()

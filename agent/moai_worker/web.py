@@ -83,14 +83,15 @@ def tls_context(environ: Optional[Mapping[str, str]] = None) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=bundle)
 
 
-def proxy_for(url: str) -> Optional[str]:
-    """The proxy the environment (``HTTP(S)_PROXY``, ``ALL_PROXY``, ``NO_PROXY``) names for a URL.
+def proxy_for(url: str, given: str = "") -> Optional[str]:
+    """The proxy for a URL: ``given``, else the environment's (``HTTP(S)_PROXY``, ``ALL_PROXY``); none
+    for what ``NO_PROXY`` names.
 
     Raises StepError HUB_UNREACHABLE for a proxy that is not an http proxy (SOCKS for example).
     """
     scheme, host, port = origin(url)
     proxies = urllib.request.getproxies_environment()
-    proxy = proxies.get(scheme) or proxies.get("all")
+    proxy = given or proxies.get(scheme) or proxies.get("all")
     if not proxy or urllib.request.proxy_bypass_environment("%s:%d" % (host, port), proxies):
         return None
     if "://" not in proxy:
@@ -110,10 +111,13 @@ class Web:
     Args:
         timeout_s: limit for connecting and for each wait on the socket while headers and small
             bodies are read; ``set_read_timeout`` changes it for a long body.
+        proxy: used instead of the environment's. connect_s: limit for connecting where it is shorter.
     """
 
-    def __init__(self, timeout_s: float = 30.0) -> None:
+    def __init__(self, timeout_s: float = 30.0, proxy: str = "", connect_s: Optional[float] = None) -> None:
         self.timeout_s = timeout_s
+        self._proxy = proxy
+        self._connect_s = min(timeout_s, connect_s or timeout_s)
         self._connections: Dict[Tuple[str, str, int], http.client.HTTPConnection] = {}
         # http.client forgets the socket of an answer that ends with its connection; we need it longer.
         self._sockets: Dict[Tuple[str, str, int], socket.socket] = {}
@@ -232,7 +236,7 @@ class Web:
         self, method: str, url: str, headers: Dict[str, str], body: Optional[bytes]
     ) -> http.client.HTTPResponse:
         key = origin(url)
-        proxy = proxy_for(url)
+        proxy = proxy_for(url, self._proxy)
         parts = urllib.parse.urlsplit(url)
         target = (parts.path or "/") + ("?" + parts.query if parts.query else "")
         if proxy and key[0] == "http":
@@ -243,6 +247,9 @@ class Web:
             if connection is None:
                 connection, fresh = self._connect(key, proxy), True
             try:
+                if connection.sock is None:
+                    connection.connect()
+                    connection.sock.settimeout(self.timeout_s)
                 connection.request(method, target, body=body, headers=headers)
                 self._sockets[key] = connection.sock
                 return connection.getresponse()
@@ -269,12 +276,12 @@ class Web:
             if self._tls is None:
                 self._tls = tls_context()
             connection = http.client.HTTPSConnection(
-                at[0], at[1], timeout=self.timeout_s, context=self._tls
+                at[0], at[1], timeout=self._connect_s, context=self._tls
             )  # type: http.client.HTTPConnection
             if proxy:
                 connection.set_tunnel(host, port, _proxy_headers(proxy))
         else:
-            connection = http.client.HTTPConnection(at[0], at[1], timeout=self.timeout_s)
+            connection = http.client.HTTPConnection(at[0], at[1], timeout=self._connect_s)
         self._connections[key] = connection
         return connection
 

@@ -97,6 +97,7 @@ if TYPE_CHECKING:
     from moai._types import JobInfo as JobInfo
     from moai._types import LogChunk as LogChunk
     from moai._types import Mount as Mount
+    from moai._types import PlannedFile as PlannedFile
     from moai._types import Progress as Progress
     from moai._types import Reason as Reason
     from moai._types import Repair as Repair
@@ -136,7 +137,7 @@ _HOMES = {
     "moai._tutorials": "Pin Tutorial tutorial tutorials",
     "moai._types": (
         "Change Check Concern Device DeviceProcess DeviceReport DownloadPlan Environment Event Figure FileEntry "
-        "Flavor HostInfo InstallPlan JobInfo LogChunk Mount Progress Reason Repair Report Step TrainingNeeds "
+        "Flavor HostInfo InstallPlan JobInfo LogChunk Mount PlannedFile Progress Reason Repair Report Step TrainingNeeds "
         "TrainingPlan"
     ),
 }

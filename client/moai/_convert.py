@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.timestamp_pb2 import Timestamp
 
 if TYPE_CHECKING:
-    from moai_proto.v1 import agent_pb2, device_pb2, environment_pb2, errors_pb2, job_pb2, training_pb2
+    from moai_proto.v1 import agent_pb2, device_pb2, environment_pb2, errors_pb2, job_pb2, model_pb2, training_pb2
 
 from moai import _types as t
 from moai._errors import MoaiError
@@ -306,4 +306,23 @@ def training_needs(model: str, m: training_pb2.EstimateTrainingResponse) -> t.Tr
         memory_total_mib=optional(m, "memory_total_mib"),
         folder=m.folder,
         free_bytes=m.free_bytes,
+    )
+
+
+def download_plan(m: model_pb2.PlanDownloadResponse, laptop_source: str) -> t.DownloadPlan:
+    """A plan; ``laptop_source``: where the laptop's token was found, told instead of "laptop"."""
+    return t.DownloadPlan(
+        commit=m.commit,
+        size_bytes=m.size_bytes,
+        file_count=m.file_count,
+        left_out=dict(m.left_out),
+        free_bytes=m.free_bytes,
+        folder=m.folder,
+        files=tuple(t.PlannedFile(f.path, f.size_bytes, f.here) for f in m.files),
+        missing_bytes=m.missing_bytes,
+        needed_bytes=m.needed_bytes,
+        gated=m.gated,
+        page=m.page,
+        token_source=f"{laptop_source} of the laptop" if m.token_source == "laptop" else m.token_source,
+        other_cache=m.other_cache,
     )

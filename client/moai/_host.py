@@ -136,6 +136,7 @@ class Host(DeviceControl, Housekeeping):
             endpoint=hub_endpoint(),
             work=self.config.work,
             deep=deep,
+            proxy=self.config.proxy,
         )
         stub = environment_pb2_grpc.EnvironmentServiceStub
         answer = self.session.call(stub, "CheckEnvironment", request, timeout_s=600.0 if deep else 300.0)
@@ -267,24 +268,45 @@ class Host(DeviceControl, Housekeeping):
         return _snapshot.send(self.session, code, work or self.config.work), code.inside
 
     def download(
-        self, repo: str, options: JobOptions | None = None, *, type: str = "model", revision: str = "", output: str = ""
+        self,
+        repo: str,
+        options: JobOptions | None = None,
+        *,
+        type: str = "model",
+        revision: str = "",
+        output: str = "",
+        streams: int = 0,
     ) -> Job:
-        """Fetch a model or dataset of the Hub into the container's cache (or the folder ``output``)."""
+        """Fetch a model or dataset of the Hub into the container's cache (or the folder ``output``).
+
+        ``streams``: parallel connections, 1 to 32; 0 = 4.
+        """
         from moai_proto.v1 import model_pb2, model_pb2_grpc
 
         message = with_token(options or JobOptions()).message(self.config)
-        request = model_pb2.DownloadModelRequest(options=message, repo=_repo(repo, type, revision), output=output)
+        if not 0 <= streams <= 32:
+            raise MoaiError("USAGE", f"{streams} connections are not 1 to 32", "--streams 8")
+        request = model_pb2.DownloadModelRequest(
+            options=message, repo=_repo(repo, type, revision), output=output, streams=streams
+        )
         return self.made(self.session.call(model_pb2_grpc.ModelServiceStub, "DownloadModel", request, timeout_s=120.0).job)
 
-    def plan_download(self, repo: str, type: str = "model", revision: str = "") -> t.DownloadPlan:
+    def plan_download(
+        self, repo: str, type: str = "model", revision: str = "", *, output: str = "", work: str = ""
+    ) -> t.DownloadPlan:
         """What ``download`` would fetch; the Hub's refusals (licence, token, 404) come as typed errors."""
         from moai_proto.v1 import model_pb2, model_pb2_grpc
 
-        request = model_pb2.PlanDownloadRequest(repo=_repo(repo, type, revision), token=hub_token()[0])
-        answer = self.session.call(model_pb2_grpc.ModelServiceStub, "PlanDownload", request, timeout_s=120.0)
-        return t.DownloadPlan(
-            answer.commit, answer.size_bytes, answer.file_count, dict(answer.left_out), answer.free_bytes, answer.folder
+        token, source = hub_token()
+        request = model_pb2.PlanDownloadRequest(
+            repo=_repo(repo, type, revision),
+            token=token,
+            proxy=self.config.proxy,
+            work=work or self.config.work,
+            output=output,
         )
+        answer = self.session.call(model_pb2_grpc.ModelServiceStub, "PlanDownload", request, timeout_s=120.0)
+        return _convert.download_plan(answer, source)
 
     def prepare(
         self,
@@ -404,6 +426,7 @@ class Host(DeviceControl, Housekeeping):
             environment=environment or self.config.environment,
             work=work or self.config.work,
             quick=quick,
+            proxy=self.config.proxy,
         )
         stub = training_pb2_grpc.TrainingServiceStub
         return _convert.training_needs(model, self.session.call(stub, "EstimateTraining", request, timeout_s=240.0))

@@ -44,6 +44,8 @@ class JobOptions:
         repeating a request with the same id finds the first job. setup: shell lines run before each
         command. work: folder for models, datasets and results. code: a folder of the laptop; the command
         runs in a copy of it (a snapshot, ``moai.Host.send_code``). labels: kept with the job, for people and tools.
+        wait_for_access: a gated repository is asked for again until access is granted, for ``max_duration_s``
+        or else 24 hours.
     """
 
     name: str = ""
@@ -58,6 +60,7 @@ class JobOptions:
     work: str = ""
     code: str | os.PathLike[str] = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    wait_for_access: bool = False
 
     def message(self, host: HostConfig, takes_code: bool = False) -> job_pb2.JobOptions:
         """The wire form, completed from the host's settings. Raises MoaiError (USAGE)."""
@@ -90,6 +93,7 @@ class JobOptions:
             setup=self.setup,
             work=self.work or host.work,
             proxy=host.proxy,
+            wait_for_access=self.wait_for_access,
         )
 
 

@@ -407,8 +407,25 @@ class HostInfo:
 
 
 @dataclass(frozen=True)
+class PlannedFile:
+    """A file of a download; ``here``: its bytes are on the container already."""
+
+    path: str
+    size_bytes: int
+    here: bool
+
+
+@dataclass(frozen=True)
 class DownloadPlan:
-    """What a download would fetch."""
+    """What a download would fetch.
+
+    Attributes:
+        commit: what the revision stands for now. size_bytes, file_count: of all files; left_out: path and why.
+        free_bytes: where they would go, in ``folder``. files: the largest, at most 1000. missing_bytes: still
+        to be fetched. needed_bytes: must be free for it; 0 when nothing is missing. gated: a licence had to be
+        accepted, and this token may read it. page: of the repository. token_source: where the token was found;
+        "" = none. other_cache: another Hub cache there that holds some of the files; "" = none.
+    """
 
     commit: str
     size_bytes: int
@@ -416,6 +433,13 @@ class DownloadPlan:
     left_out: dict[str, str]
     free_bytes: int
     folder: str
+    files: tuple[PlannedFile, ...] = ()
+    missing_bytes: int = 0
+    needed_bytes: int = 0
+    gated: bool = False
+    page: str = ""
+    token_source: str = ""
+    other_cache: str = ""
 
 
 @dataclass(frozen=True)

@@ -343,15 +343,34 @@ def test_a_download_is_a_stream_and_its_plan_a_document(local, hub):
     words = ("remote", "download", "org/name", "--on", "local", "--json")
     plan = document(local.moai(*words, "--dry-run", HF_ENDPOINT=hub.endpoint), "download-plan-1")
     assert plan["size_bytes"] == 100_002 and plan["file_count"] == 2 and list(plan["left_out"]) == ["pytorch_model.bin"]
+    assert plan["missing_bytes"] == 100_002 and not any(file["here"] for file in plan["files"]) and plan["token_source"] is None
     events, _ = stream(local.moai(*words, HF_ENDPOINT=hub.endpoint))
     assert {"phase", "progress", "artifact"} <= {event["type"] for event in events}
     result = next(e["data"]["result"] for e in events if e["type"] == "step" and e["data"]["state"] == "SUCCEEDED")
     assert result["bytes"] == 100_002 and result["commit"] == plan["commit"]
+    again = document(local.moai(*words, "--dry-run", HF_ENDPOINT=hub.endpoint), "download-plan-1")
+    assert again["missing_bytes"] == again["needed_bytes"] == 0 and all(file["here"] for file in again["files"])
     failure(
         local.moai("remote", "download", "org/no", "--on", "local", "--json", "--dry-run", HF_ENDPOINT=hub.endpoint),
         "REPO_NOT_FOUND",
         1,
     )
+
+
+def test_a_download_waits_for_access_when_told_to_and_says_where_to_accept(local, hub):
+    hub.add_model("org/gated", {"config.json": b"{}"}, gated=True)
+    hub.tokens["hf_someone"] = []
+    env = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "hf_someone"}
+    words = ("remote", "download", "org/gated", "--on", "local", "--detach", "--json")
+    job = document(local.moai(*words, "--wait-for-access", "--max-duration", "2h", "--streams", "3", **env), "job-1")
+    handle = moai.job(job["job"])
+    waiting = next(e for e in handle.events() if e.type == "phase" and e.data["phase"] == "waiting")
+    assert hub.endpoint + "/org/gated" in waiting.data["text"] and waiting.data["limit_seconds"] == 7200
+    assert handle.spec_and_plan()[1]["steps"][0]["inputs"]["streams"] == 3
+    handle.cancel()
+    assert handle.wait(timeout=30, check=False).state == "CANCELLED"
+    refused = document(local.moai(*words, **env), "job-1")
+    assert moai.job(refused["job"]).wait(timeout=30, check=False).reason.code == "ACCESS_GATED"
 
 
 # -- documents about jobs --------------------------------------------------------------------------

@@ -305,3 +305,31 @@ def test_on_a_terminal_the_switch_is_offered(box, answer):
     box.moai("remote", "cancel", output.decode().strip())
     assert b"Switch box to 8xLarge.4096GB?" in seen
     assert flavor_of(box) == ("8xLarge.4096GB" if answer == "y" else "4xLarge.2048GB")
+
+
+# -- through the host's proxy --------------------------------------------------------------------------
+
+
+def test_plan_download_and_check_ask_the_hub_through_the_hosts_proxy(box, hub):
+    # .invalid never resolves (RFC 2606): only the proxy, here the stand-in itself, can answer for it.
+    env = {"HF_ENDPOINT": "http://hub.invalid"}
+    refused = box.moai("remote", "download", "org/llama8", "--dry-run", "--json", **env)
+    assert json.loads(refused.stdout)["reason"] == "HUB_UNREACHABLE"
+    assert box.moai("remote", "set", box.alias, "--proxy", hub.endpoint).returncode == 0
+    try:
+        plan = document(box.moai("remote", "download", "org/llama8", "--dry-run", "--json", **env), "download-plan-1")
+        assert plan["file_count"] == 2 and plan["page"] == "http://hub.invalid/org/llama8"
+        assert planned(box, "org/llama8", **env)[0]["guide_model"] == "Llama3 8B"
+        checks = json.loads(box.moai("remote", "check", "--model", "org/llama8", "--json", **env).stdout)
+        found = {check["name"]: check["verdict"] for one in checks["hosts"] for check in one["checks"]}
+        assert found["hub"] == found["licence"] == "ok", found
+    finally:
+        assert box.moai("remote", "set", box.alias, "--proxy", "").returncode == 0
+
+
+def test_a_dry_run_of_a_training_says_what_it_adds_on_the_disk(box):
+    done = box.moai("remote", "train", "--model", "org/llama8", "--dataset", "org/x", "--env", "pytorch", "--dry-run")
+    assert done.returncode == 0, done.stderr.decode()
+    disk = next(line for line in done.stdout.decode().splitlines() if line.startswith("disk: "))
+    assert "checkpoints" in disk and "output" in disk and "free for" in disk
+    assert done.stderr.decode().rstrip().endswith("nothing was started")

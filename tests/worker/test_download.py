@@ -13,6 +13,7 @@ from moai_worker.download import download, download_to_folder
 from moai_worker.errors import StepError
 from moai_worker.fetch import Options
 from moai_worker.hub import plan_download
+from moai_worker.hubhome import find_token
 from moai_worker.partfile import PartFile, add_range, missing_ranges
 from moai_worker.reporter import Reporter
 from moai_worker.steps import download as step
@@ -508,7 +509,7 @@ def test_the_token_comes_from_the_environment_then_from_the_login_files(tmp_path
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     cache = tmp_path / "home" / ".cache" / "huggingface"
     hf_home = str(tmp_path / "work")
-    assert step.find_token("HF_TOKEN", hf_home) == (None, "none")
+    assert find_token("HF_TOKEN", hf_home) == (None, "none")
     os.makedirs(str(cache))
     os.makedirs(hf_home)
     os.makedirs(str(tmp_path / "env"))
@@ -523,9 +524,9 @@ def test_the_token_comes_from_the_environment_then_from_the_login_files(tmp_path
             monkeypatch.setenv("HF_HOME", str(tmp_path / "env"))
         if place.name == "path":
             monkeypatch.setenv("HF_TOKEN_PATH", str(place))
-        assert step.find_token("HF_TOKEN", hf_home) == (text.strip(), "login file")
+        assert find_token("HF_TOKEN", hf_home) == (text.strip(), str(place))
     monkeypatch.setenv("HF_TOKEN", "hf_env")
-    assert step.find_token("HF_TOKEN", hf_home) == ("hf_env", "environment")
+    assert find_token("HF_TOKEN", hf_home) == ("hf_env", "environment")
 
 
 def poll(condition, deadline_s=20.0):

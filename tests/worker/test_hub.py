@@ -10,10 +10,12 @@ import time
 
 import pytest
 from fakes.hub import HubServer
+from moai_worker import hub as hub_module
 from moai_worker import web as web_module
 from moai_worker.errors import StepError
-from moai_worker.hub import plan_download, retry_after_s, whoami
+from moai_worker.hub import plan_download, whoami
 from moai_worker.hubfiles import bad_path, parse_entry, refuse_clashes
+from moai_worker.patience import retry_after_s
 from moai_worker.web import Web, origin, proxy_for, public_url, tls_context
 
 TOKEN = "hf_canarytoken0123456789"
@@ -362,3 +364,50 @@ def test_retry_after_is_read_as_seconds_as_date_and_from_the_rate_limit_header()
     assert retry_after_s({"Retry-After": "soon"}, 1.5) == 1.5
     assert retry_after_s({"RateLimit": '"resolvers";r=0;t=42'}, 1.0) == 42.0
     assert retry_after_s({}, 1.5) == 1.5
+
+
+def test_a_proxy_that_is_given_wins_over_the_environments_and_no_proxy_over_both(hub, monkeypatch):
+    hub.add_model("org/name", FILES)
+    hub.tokens[TOKEN] = []
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    # .invalid never resolves (RFC 2606): only the proxy can answer for it.
+    assert plan_download("org/name", endpoint="http://hub.invalid", attempts=1, proxy=hub.endpoint).files
+    assert whoami("http://hub.invalid", TOKEN, attempts=1, proxy=hub.endpoint)["name"] == "someone"
+    assert {r.host for r in hub.requests} == {"hub.invalid"}
+    monkeypatch.setenv("no_proxy", "hub.invalid")
+    assert proxy_for("http://hub.invalid/x", hub.endpoint) is None
+
+
+def test_a_person_who_waits_is_told_soon_that_nothing_answers(hub, monkeypatch):
+    monkeypatch.setattr("moai_worker.hub.BACKOFF_BASE_S", 0.5)
+    waited = []
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
+        dead = "http://127.0.0.1:%d" % listener.getsockname()[1]
+        made = hub_module.Hub(dead, attempts=50, silence_s=0.2)
+        monkeypatch.setattr(made._pause, "wait", waited.append)
+        with pytest.raises(StepError) as caught:
+            made.get_json("/api/models/org/name", hub_module.Subject("org/name"))
+    assert caught.value.reason == "HUB_UNREACHABLE"
+    assert len(waited) < 20 and sum(waited) < 4.0
+
+
+def test_a_hub_that_answers_and_is_busy_is_given_all_its_tries(hub):
+    hub.add_model("org/name", FILES)
+    hub.fault("status", where="api", status=503, times=4)
+    assert plan(hub, attempts=6, silence_s=0.0).files
+
+
+@pytest.mark.parametrize("case", ["token", "gated", "repo", "private", "revision", "disabled"])
+def test_a_refusal_is_told_after_one_answer_and_never_asked_again(hub, case):
+    repo = hub.add_model("org/name", FILES, gated=case == "gated", private=case == "private")
+    repo.disabled = case == "disabled"
+    if case in ("gated", "revision"):
+        hub.tokens[TOKEN] = []
+    token = TOKEN if case in ("token", "gated", "revision") else None
+    error = failure(hub, "org/none" if case == "repo" else "org/name", token=token, attempts=5,
+                    revision="v9" if case == "revision" else "main")  # fmt: skip
+    told = {"token": "TOKEN_INVALID", "gated": "ACCESS_GATED", "revision": "REVISION_NOT_FOUND"}
+    assert error.reason == told.get(case, "REPO_NOT_FOUND")
+    # Each address once: what is refused is not asked for again.
+    assert len(hub.requests) == len({r.path for r in hub.requests})

@@ -13,6 +13,7 @@ from moai_agent import work
 from moai_agent.config import Config
 from moai_agent.devices import MOAI_PROVIDERS
 from moai_agent.devices.probe import tool_variables
+from moai_agent.downloads import SILENCE_S, token_of
 from moai_agent.environments import Login, login
 from moai_agent.environments.registry import Registry
 from moai_agent.errors import AgentError
@@ -45,7 +46,7 @@ class Ground:
         environment: asked for; "" = chosen by rule. model: whose disk and licence are checked; "" = none.
         token, endpoint: of the Hub; "" = the container's own. folder: work folder; "" = its own.
         deep: also what attaches the accelerator. root: folder that stands for ``/`` (tests).
-        libc: version of the C library; None asks the system.
+        libc: version of the C library; None asks the system. proxy: to the Hub; "" = the login's own.
     """
 
     def __init__(
@@ -60,15 +61,16 @@ class Ground:
         deep: bool = False,
         root: str = "/",
         libc: Optional[str] = None,
+        proxy: str = "",
     ) -> None:
         self.config, self.registry, self.asked, self.model, self.deep = config, registry, environment, model, deep
-        self.root, self.libc = root, libc
+        self.root, self.libc, self.proxy = root, libc, proxy
         self.session: Login = login(base_env=config.user_environment())
         self.login: Dict[str, str] = dict(self.session.variables)
         self.home = self.login.get("HOME") or os.path.expanduser("~")
         self.work = work.asked(folder, self.home) or work.folder(config)
         self.endpoint = (endpoint or self.login.get("HF_ENDPOINT") or hub.DEFAULT_ENDPOINT).rstrip("/")
-        self.token = token or self.login.get("HF_TOKEN") or _stored_token(self.login)
+        self.token, self.token_source = token_of(token, self.login)
         self.report = self._devices()
         self.is_moai = self.report.provider in MOAI_PROVIDERS
         self.chosen: Optional[Any] = None
@@ -101,7 +103,10 @@ class Ground:
             self._planned = (None, None)
             if self.model and not os.path.exists(os.path.join(self.home, os.path.expanduser(self.model))):
                 try:
-                    self._planned = (hub.plan_download(self.model, endpoint=self.endpoint, token=self.token or None), None)
+                    plan = hub.plan_download(
+                        self.model, endpoint=self.endpoint, token=self.token or None, proxy=self.proxy, silence_s=SILENCE_S
+                    )
+                    self._planned = (plan, None)
                 except StepError as error:
                     self._planned = (None, error)
         return self._planned
@@ -126,14 +131,3 @@ def listed(names: List[str], most: int = 6) -> str:
     """Names in one line, the rest counted."""
     more = len(names) - most
     return ", ".join(names[:most]) + (" and %d more" % more if more > 0 else "")
-
-
-def _stored_token(variables: Dict[str, str]) -> str:
-    """The container's own login, where huggingface_hub keeps it (HF_TOKEN_PATH, HF_HOME/token)."""
-    home = os.path.join(variables.get("HOME") or os.path.expanduser("~"), ".cache", "huggingface")
-    path = variables.get("HF_TOKEN_PATH") or os.path.join(variables.get("HF_HOME") or home, "token")
-    try:
-        with open(path) as source:
-            return source.read(4096).strip()
-    except (OSError, UnicodeDecodeError):
-        return ""

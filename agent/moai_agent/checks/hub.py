@@ -9,6 +9,7 @@ from moai_worker import hub
 from moai_worker.errors import StepError
 
 from moai_agent.checks.ground import Check, Ground
+from moai_agent.downloads import SILENCE_S
 
 _PROBE = "hf-internal-testing/tiny-random-gpt2"
 #: What the plan of a download says about the model itself rather than about the way to it.
@@ -23,8 +24,8 @@ def all_of(ground: Ground) -> List[Check]:
 def _token(ground: Ground) -> Check:
     if not ground.token:
         return Check("token", "warning", "no Hub token; gated models need one", "export HF_TOKEN=... on the laptop")
-    answer = hub.whoami(ground.endpoint, ground.token)
-    return Check("token", "ok", "signed in as %s" % (answer.get("name") or "?"))
+    answer = hub.whoami(ground.endpoint, ground.token, proxy=ground.proxy)
+    return Check("token", "ok", "signed in as %s (token: %s)" % (answer.get("name") or "?", ground.token_source))
 
 
 def _licence(ground: Ground) -> Check:
@@ -41,7 +42,7 @@ def _licence(ground: Ground) -> Check:
 
 def _reach(ground: Ground) -> Check:
     try:
-        hub.plan_download(_PROBE, endpoint=ground.endpoint, timeout_s=10.0, attempts=2)
+        hub.plan_download(_PROBE, endpoint=ground.endpoint, timeout_s=10.0, attempts=2, proxy=ground.proxy, silence_s=SILENCE_S)
     except StepError as error:
         if error.reason == "HUB_UNREACHABLE":
             return Check("hub", "failed", error.message, "moai remote set NAME --proxy URL (or export HF_ENDPOINT)")

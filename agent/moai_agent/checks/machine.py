@@ -14,8 +14,8 @@ from moai_worker import identity
 
 from moai_agent import work
 from moai_agent.checks.ground import MAKE_WORK_FOLDER, Check, Ground, listed, size
+from moai_agent.downloads import existing
 from moai_agent.environments.inspect import names_in, read_text
-from moai_agent.servicers.models import existing
 
 _GB = 10**9
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")

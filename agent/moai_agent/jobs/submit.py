@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from google.protobuf.message import Message
 from moai_proto.v1 import dataset_pb2, job_pb2, model_pb2, training_pb2
-from moai_worker import jobdir
+from moai_worker import access, jobdir
 
 from moai_agent import work
 from moai_agent.errors import AgentError
@@ -151,6 +151,8 @@ class Request:
         if self.options.proxy and step.get("module") in plans.NETWORKED:
             for name in ("http_proxy", "https_proxy"):
                 env[name] = env[name.upper()] = self.options.proxy
+        if self.options.wait_for_access and step.get("module") == "download":
+            step["inputs"]["wait_for_access"] = self.options.max_duration_seconds or access.DEFAULT_LIMIT_S
         env.update(given)
         step["env"] = env
         held = sorted(self.options.secrets)
@@ -334,12 +336,17 @@ async def downloading(agent: Any, message: model_pb2.DownloadModelRequest) -> En
     repo = message.repo
     if not repo.id:
         raise AgentError("USAGE", "no repository was given", "moai remote download ORG/NAME")
+    if not 0 <= message.streams <= 32:
+        raise AgentError("USAGE", "%d connections are not 1 to 32" % message.streams, "--streams 8")
     request = Request(agent, message, message.options, "download", "download %s" % repo.id, False)
     request.extra = {"endpoint": repo.endpoint}
 
     def make(place: plans.Place) -> Tuple[List[Dict[str, Any]], str]:
         output = message.output and os.path.abspath(os.path.join(place.cwd, os.path.expanduser(message.output)))
-        return [plans.download(place, "download", repo.id, repo.type or "model", repo.revision, output)], output
+        step = plans.download(place, "download", repo.id, repo.type or "model", repo.revision, output)
+        if message.streams:
+            step["inputs"]["streams"] = message.streams
+        return [step], output
 
     return await request.submit(make)
 

@@ -90,6 +90,7 @@ class EnvironmentServicer(environment_pb2_grpc.EnvironmentServiceServicer):
                 endpoint=request.endpoint,
                 folder=request.work,
                 deep=request.deep,
+                proxy=request.proxy,
             )
             return environment_pb2.CheckEnvironmentResponse(checks=[_check(c) for c in checks.run_all(under)])
 

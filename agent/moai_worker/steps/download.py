@@ -1,19 +1,26 @@
 """The download step: a model or dataset of a Hub becomes a folder on this container.
 
-Owns the step's inputs and result, and where the token comes from: ``HF_TOKEN`` in this process's
-environment, else the container's own login file as ``huggingface_hub`` stores it
-(``HF_TOKEN_PATH``, ``HF_HOME/token``, ``~/.cache/huggingface/token``). The token goes into requests
-to the endpoint and nowhere else: not into reports, errors or the result.
+Owns the step's inputs and result, and the order of things: token, plan (waiting for access when
+asked to), what is here already, fetching. The token comes from ``HF_TOKEN`` in this process's
+environment, else from the container's own login (``hubhome``). It goes into requests to the endpoint
+and nowhere else: not into reports, errors or the result.
 
 Refuses nothing itself; ``hub`` and ``download`` do. Runs as a job's step on the container.
 """
 
 import os
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Sequence, Tuple
 
+from .. import othercache
+from ..access import when_granted
 from ..download import download, download_to_folder
-from ..hub import DEFAULT_ENDPOINT, plan_download
+from ..hub import DEFAULT_ENDPOINT, Plan, plan_download
 from ..hubcache import CacheTarget, human
+from ..hubhome import caches, find_token, hf_home
+from ..transferprogress import Progress
+
+#: Why files were left out is told of so many.
+_TOLD = 5
 
 
 def run(inputs: Mapping[str, Any], report: Any) -> Dict[str, Any]:
@@ -25,7 +32,8 @@ def run(inputs: Mapping[str, Any], report: Any) -> Dict[str, Any]:
             ``endpoint`` (``HF_ENDPOINT``, else the public Hub), ``hf_home`` (``HF_HOME``, else
             ``~/.cache/huggingface``; the cache is ``hub`` below it), ``output`` (a plain folder
             instead of the cache), ``token_env`` (``HF_TOKEN``), ``allow`` and ``ignore`` (lists of
-            patterns), ``streams`` (4).
+            patterns), ``streams`` (1 to 32, default 4), ``wait_for_access`` (seconds to wait for a
+            gated repository; absent or 0 = not at all).
         report: a ``Reporter``.
 
     Returns ``path`` (the folder), ``commit`` (empty for a folder that was here), ``bytes``, ``files``;
@@ -41,75 +49,79 @@ def run(inputs: Mapping[str, Any], report: Any) -> Dict[str, Any]:
         report.artifact(repo_type, local)
         return {"path": local, "commit": "", "bytes": size_bytes, "files": files, "reused": True}
     endpoint = str(inputs.get("endpoint") or os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT)
-    hf_home = _hf_home(inputs.get("hf_home"))
-    token, source = find_token(str(inputs.get("token_env") or "HF_TOKEN"), hf_home)
+    home = hf_home(str(inputs.get("hf_home") or ""))
+    token, source = find_token(str(inputs.get("token_env") or "HF_TOKEN"), home)
     revision = str(inputs.get("revision") or "main")
     report.phase("downloading", "Asking %s about %s" % (endpoint, repo_id), token_from=source)
-    plan = plan_download(
-        repo_id, repo_type, revision, endpoint, token, inputs.get("allow"), inputs.get("ignore")
-    )
-    if plan.left_out:
-        report.message(
-            "%d files are left out: %s%s"
-            % (
-                len(plan.left_out),
-                ", ".join("%s (%s)" % pair for pair in plan.left_out[:5]),
-                ", ..." if len(plan.left_out) > 5 else "",
-            )
+
+    def ask() -> Plan:
+        return plan_download(
+            repo_id, repo_type, revision, endpoint, token, inputs.get("allow"), inputs.get("ignore")
         )
-    report.phase(
-        "downloading",
-        "%s at %s: %d files, %s" % (repo_id, plan.commit[:12], len(plan.files), human(plan.total_bytes)),
-        commit=plan.commit,
-        bytes=plan.total_bytes,
-        files=len(plan.files),
-    )
+
+    wait_s = float(inputs.get("wait_for_access") or 0.0)
+    plan = when_granted(ask, wait_s, report, bool(token)) if wait_s > 0 else ask()
+    _tell(plan, report)
     streams = int(inputs.get("streams") or 4)
+    cache = os.path.join(home, "hub")
+    output = os.path.expanduser(str(inputs["output"])) if inputs.get("output") else ""
+    found = othercache.search(plan, caches(), "" if output else cache)
+    _tell_unfinished(plan, report, [cache] + ([found.cache] if found else []))
+    elsewhere = found.blobs if found else {}
     here = False
-    if inputs.get("output"):
-        folder = os.path.expanduser(str(inputs["output"]))
-        path = download_to_folder(plan, folder, endpoint, token, report, streams)
+    if output:
+        path = download_to_folder(plan, output, endpoint, token, report, streams, None, elsewhere)
     else:
-        cache = os.path.join(hf_home, "hub")
         target = CacheTarget(cache, plan)
         here = all(target.present(file) for file in plan.files)
-        path = download(plan, cache, endpoint, token, report, streams)
+        path = "" if here or found is None else _in_place(plan, found, target, cache, report)
+        here = here or bool(path)
+        path = path or download(plan, cache, endpoint, token, report, streams, None, elsewhere)
     report.artifact(repo_type, path, commit=plan.commit, repo_id=repo_id)
     result = {"path": path, "commit": plan.commit, "bytes": plan.total_bytes, "files": len(plan.files)}
     return dict(result, reused=True) if here else result
 
 
-def find_token(name: str, hf_home: str) -> Tuple[Optional[str], str]:
-    """The Hub token and where it was found (``environment``, ``login file`` or ``none``).
-
-    Args:
-        name: environment variable looked at first; its value wins over every file.
-        hf_home: folder whose ``token`` file is looked at after ``HF_TOKEN_PATH``.
-    """
-    value = os.environ.get(name, "").strip()
-    if value:
-        return value, "environment"
-    places = [
-        os.environ.get("HF_TOKEN_PATH", ""),
-        os.path.join(os.environ.get("HF_HOME", ""), "token") if os.environ.get("HF_HOME") else "",
-        os.path.join(hf_home, "token"),
-        os.path.join(os.path.expanduser("~"), ".cache", "huggingface", "token"),
-    ]
-    for place in places:
-        try:
-            with open(os.path.expanduser(place), "r", encoding="ascii") as stream:
-                value = stream.read(8192).strip()
-        except (OSError, ValueError):
-            continue  # absent, unreadable or not a token: the next place
-        if value:
-            return value, "login file"
-    return None, "none"
+def _tell(plan: Plan, report: Any) -> None:
+    if plan.left_out:
+        shown = ", ".join("%s (%s)" % pair for pair in plan.left_out[:_TOLD])
+        more = ", ..." if len(plan.left_out) > _TOLD else ""
+        report.message("%d files are left out: %s%s" % (len(plan.left_out), shown, more))
+    report.phase(
+        "downloading",
+        "%s at %s: %d files, %s" % (plan.repo_id, plan.commit[:12], len(plan.files), human(plan.total_bytes)),
+        commit=plan.commit,
+        bytes=plan.total_bytes,
+        files=len(plan.files),
+    )
 
 
-def _hf_home(given: Any) -> str:
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
-    chosen = given or os.environ.get("HF_HOME") or os.path.join(cache, "huggingface")
-    return os.path.abspath(os.path.expanduser(str(chosen)))
+def _tell_unfinished(plan: Plan, report: Any, places: Sequence[str]) -> None:
+    for folder, files, size_bytes in othercache.unfinished(plan, places):
+        report.message(
+            "%d unfinished files of huggingface_hub take %s in %s; unless it is downloading there now: rm %s/*.incomplete"
+            % (files, human(size_bytes), folder, folder)
+        )
+
+
+def _in_place(plan: Plan, found: othercache.Found, target: CacheTarget, cache: str, report: Any) -> str:
+    """A whole snapshot on another file system is read where it is; empty when it cannot be."""
+    if found.snapshot is None or othercache.same_file_system(found.snapshot, target.blobs):
+        return ""
+    progress = Progress(report, plan)
+    progress.phase("verifying", "%s is here already, in %s; verifying it" % (plan.repo_id, found.cache))
+    hashed = [0]
+
+    def on_bytes(size_bytes: int) -> None:
+        hashed[0] += size_bytes
+        progress.show(hashed[0], 0, 0)
+
+    wrong = othercache.verify_in_place(plan, found, cache, on_bytes)
+    if wrong:
+        progress.warn("%s is not what the Hub announces; the repository is taken from the Hub" % wrong[0])
+        return ""
+    progress.show(plan.total_bytes, 0, len(plan.files), force=True)
+    return found.snapshot
 
 
 def _measure(folder: str) -> Tuple[int, int]:

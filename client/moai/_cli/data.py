@@ -7,11 +7,14 @@ from typing import Annotated
 import typer
 
 import moai
+from moai._cli.clean import clean
 from moai._cli.common import Env, Json, On, Plain, host, note, print_json
 from moai._cli.follow import follow
-from moai._cli.start import Detach, Name, RequestId, Setenv, Setup, announce, options
+from moai._cli.start import Detach, MaxDuration, Name, RequestId, Setenv, Setup, WaitForAccess, announce, options
 from moai._cli.table import size
 
+#: Files that --dry-run shows to people.
+_SHOWN = 12
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
@@ -22,9 +25,12 @@ def download(
     is_dataset: Annotated[bool, typer.Option("--dataset", help="It is a dataset.")] = False,
     revision: Annotated[str, typer.Option("--revision", metavar="REV", help="Branch, tag or commit. [main]")] = "",
     output: Annotated[str, typer.Option("--output", metavar="DIR", help="A plain folder there instead of the cache.")] = "",
+    streams: Annotated[int, typer.Option("--streams", min=1, max=32, help="Parallel connections. [4]")] = None,  # type: ignore[assignment]
+    wait_for_access: WaitForAccess = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be fetched; fetch nothing.")] = False,
     setenv: Setenv = [],  # noqa: B006
     setup: Setup = "",
+    max_duration: MaxDuration = "",
     detach: Detach = False,
     as_json: Json = False,
     plain: Plain = False,
@@ -35,18 +41,39 @@ def download(
     kind = "dataset" if is_dataset else "model"
     target = host(on)
     if dry_run:
-        plan = target.plan_download(repo, kind, revision)
-        if as_json:
-            print_json({"schema": "moai.download-plan/1", "host": target.name, "repo": repo, **vars(plan)})
-            return
-        print(f"{repo} at {plan.commit[:12]}: {plan.file_count} files, {size(plan.size_bytes)}")
-        for path, why in sorted(plan.left_out.items()):
-            print(f"  left out {path}: {why}")
-        print(f"  {size(plan.free_bytes)} free in {plan.folder}")
+        _show_plan(target.name, repo, target.plan_download(repo, kind, revision, output=output), as_json)
         return
-    job = target.download(repo, options(name=name, setenv=setenv, request_id=request_id, setup=setup, claims=False), type=kind, revision=revision, output=output)
+    wanted = options(
+        name=name, setenv=setenv, request_id=request_id, setup=setup, max_duration=max_duration, claims=False,
+        wait_for_access=wait_for_access,
+    )  # fmt: skip
+    job = target.download(repo, wanted, type=kind, revision=revision, output=output, streams=streams or 0)
     if not announce(job, detach, as_json):
         follow(job, as_json=as_json, plain=plain, log=False)
+
+
+def _show_plan(host_name: str, repo: str, plan: moai.DownloadPlan, as_json: bool) -> None:
+    if as_json:
+        document = dict(vars(plan), files=[vars(file) for file in plan.files])
+        for key in ("token_source", "other_cache"):
+            document[key] = document[key] or None
+        print_json({"schema": "moai.download-plan/1", "host": host_name, "repo": repo, **document})
+        return
+    print(clean(f"{repo} at {plan.commit[:12]}: {plan.file_count} files, {size(plan.size_bytes)}"))
+    for file in plan.files[:_SHOWN]:
+        print(clean(f"  {size(file.size_bytes):>9}  {file.path}{'  (here already)' if file.here else ''}"))
+    if plan.file_count > _SHOWN:
+        print(f"  and {plan.file_count - _SHOWN} smaller files")
+    for path, why in sorted(plan.left_out.items()):
+        print(clean(f"  left out {path}: {why}"))
+    if plan.other_cache:
+        print(clean(f"  some of it lies in {plan.other_cache}, and is used from there"))
+    fits = "" if plan.needed_bytes <= plan.free_bytes else ": not enough"
+    print(clean(f"to fetch {size(plan.missing_bytes)}; needs {size(plan.needed_bytes)}, {size(plan.free_bytes)} free in {plan.folder}{fits}"))
+    licence = f"gated, and this token may read it ({plan.page})" if plan.gated else "open to everybody"
+    print(clean(f"licence: {licence}; token: {plan.token_source or 'none'}"))
+    if fits:
+        note("next: moai remote set NAME --work DIR takes another disk")
 
 
 @app.command()
@@ -64,6 +91,8 @@ def prepare(
     env: Env = "",
     setenv: Setenv = [],  # noqa: B006
     setup: Setup = "",
+    wait_for_access: WaitForAccess = False,
+    max_duration: MaxDuration = "",
     detach: Detach = False,
     as_json: Json = False,
     plain: Plain = False,
@@ -75,8 +104,12 @@ def prepare(
     model = model or (project.train.model if project else "") or ""
     if not model:
         raise moai.UsageError("USAGE", "no model was given, and its tokenizer is needed", "--model ORG/NAME or --model FOLDER")
+    wanted = options(
+        name=name, env=env, setenv=setenv, request_id=request_id, setup=setup, max_duration=max_duration, claims=False,
+        wait_for_access=wait_for_access,
+    )  # fmt: skip
     job = host(on).prepare(
-        dataset, model, options(name=name, env=env, setenv=setenv, request_id=request_id, setup=setup, claims=False), template=template,
+        dataset, model, wanted, template=template,
         block_size=block_size, sample=sample, output=output, file_name=file_name, revision=revision,
         model_revision=model_revision,
     )  # fmt: skip

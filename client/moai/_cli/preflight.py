@@ -17,7 +17,7 @@ import moai
 from moai._cli.clean import clean
 from moai._cli.common import note, print_json
 from moai._cli.plan import to_switch, warnings
-from moai._cli.table import print_table
+from moai._cli.table import print_table, size
 
 _MOAI = ("moreh-smi", "ap-smi")
 _MIB_PER_GB = 65520 / 64
@@ -78,15 +78,8 @@ def look(
     Args:
         arguments: of the recipe, without model and dataset. ask: a switch may be offered.
     """
-    known = {name: value for name, value in arguments.items() if name not in ("template", "dataset_revision", "output", "gpus")}
-    try:
-        needs = target.estimate_training(
-            model, rows=preset.rows if preset else 0, environment=env, settings=settings, quick=True, **known
-        )
-    except moai.MoaiError as error:
-        if error.exit_code in (4, 5, 9):  # No way there at all: the submission would say the same.
-            raise
-        note(f"no estimate of what it needs: {error.message} [{error.reason}]")
+    needs = _estimate(target, model, arguments, settings, preset, env)
+    if needs is None:
         return ""
     if needs.gated and preset is None:
         note(f"licence: {model} asks to accept one on its page of the Hub")
@@ -106,6 +99,42 @@ def look(
         return ""
     question = f"Switch {target.name} to {wanted}? Every container of its token gets it too."
     return wanted if typer.confirm(clean(question), err=True) else ""
+
+
+def tell_disk(
+    target: Any, model: str, arguments: dict[str, Any], settings: dict[str, Any], preset: moai.Tutorial | None, env: str
+) -> None:
+    """For ``--dry-run``: bytes of the download and of all that the training adds, and the licence."""
+    needs = _estimate(target, model, arguments, settings, preset, env)
+    if needs is None:
+        return
+    figures = {figure.name: figure.value for figure in needs.figures}
+    parts = [f"{name} {size(figures[name])}" for name in ("download", "dataset", "output", "checkpoints") if figures.get(name)]
+    disk = f"needs {size(figures['disk'])} ({', '.join(parts)})" if figures.get("disk") else "what it needs is not known"
+    print(clean(f"disk: {disk}; {size(needs.free_bytes)} free for {needs.folder}"))
+    if needs.gated:
+        print(clean(f"licence: {model} is gated, and this token may read it"))
+    sys.stdout.flush()
+    for line in warnings(needs):
+        note(line)
+
+
+def _estimate(
+    target: Any, model: str, arguments: dict[str, Any], settings: dict[str, Any], preset: moai.Tutorial | None, env: str
+) -> moai.TrainingNeeds | None:
+    known = {name: value for name, value in arguments.items() if name not in ("template", "dataset_revision", "output", "gpus")}
+    try:
+        needs: moai.TrainingNeeds = target.estimate_training(
+            model, rows=preset.rows if preset else 0, environment=env, settings=settings, quick=True, **known
+        )
+    except moai.MoaiError as error:
+        if error.exit_code in (4, 5, 9):  # No way there at all: the submission would say the same.
+            raise
+        note(f"no estimate of what it needs: {error.message} [{error.reason}]")
+        if error.next:
+            note(f"  next: {error.next}")
+        return None
+    return needs
 
 
 def has_flavor(needs: moai.TrainingNeeds, flavor: str) -> bool:

@@ -30,6 +30,7 @@ Accelerator = Annotated[str, typer.Option("--accelerator", metavar="NAME", help=
 ExitCode = Annotated[str, typer.Option("--exit-code", metavar="job|moai", help="'job' leaves with the command's own code.")]
 Setup = Annotated[str, typer.Option("--setup", metavar="LINE", help="Shell line before the command: 'source setup.sh'.")]
 Expect = Annotated[list[str], typer.Option("--expect", metavar="PATH", help="Must exist in the end; repeatable.")]
+WaitForAccess = Annotated[bool, typer.Option("--wait-for-access", help="Wait for a gated repository until access is granted.")]
 Any_ = Annotated[bool, typer.Option("--any", help="Of several hosts, the first whose accelerator is free.")]
 Command = Annotated[list[str], typer.Argument(metavar="CMD [ARG]...", help="After --: program and arguments, no shell.")]
 
@@ -48,12 +49,13 @@ def options(
     sync: str = "",
     has_command: bool = False,
     claims: bool = True,
+    wait_for_access: bool = False,
 ) -> moai.JobOptions:
     """JobOptions from flags, with moai.toml below them. Raises UsageError.
 
     Args:
         has_command: it runs a command of the user's, for which code may be sent. claims: it uses the
-            accelerator, and waits in its queue.
+            accelerator, and waits in its queue. wait_for_access: see moai.JobOptions.
     """
     if "=" in env:
         raise moai.UsageError("USAGE", f"--env chooses an environment and takes no K=V ({env})", f"--setenv {env}")
@@ -80,6 +82,7 @@ def options(
         request_id=request_id,
         setup=setup or (project.setup if project else "") or "",
         code=sync,
+        wait_for_access=wait_for_access,
     )
 
 

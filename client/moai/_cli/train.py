@@ -13,7 +13,7 @@ import moai
 from moai._cli.clean import clean
 from moai._cli.common import Env, Json, NoLink, On, Plain, host, note, pairs, print_json
 from moai._cli.follow import follow
-from moai._cli.preflight import Borrowed, introduce, list_tutorials, look
+from moai._cli.preflight import Borrowed, introduce, list_tutorials, look, tell_disk
 from moai._cli.save import Save, save
 from moai._cli.settings import RECIPE, Value, merge, saved
 from moai._cli.start import (
@@ -28,6 +28,7 @@ from moai._cli.start import (
     Setenv,
     Setup,
     Sync,
+    WaitForAccess,
     Workdir,
     announce,
     options,
@@ -78,6 +79,7 @@ def train(
     trust_exit_code: Annotated[bool, typer.Option("--trust-exit-code", help="A script's exit code alone decides.")] = False,
     log_pattern: Annotated[str, typer.Option("--log-pattern", metavar="REGEX", help="Own step lines: named groups step, total, loss, lr.")] = "",
     setup: Setup = "",
+    wait_for_access: WaitForAccess = False,
     request_id: RequestId = "",
     exit_code: ExitCode = "moai",
     no_link: NoLink = False,
@@ -105,6 +107,7 @@ def train(
     given = options(
         name=name, env=env, setenv=setenv, secret=secret, workdir=workdir, accelerator=accelerator,
         max_duration=max_duration, request_id=request_id, setup=setup, sync=sync, has_command=bool(command),
+        wait_for_access=wait_for_access,
     )  # fmt: skip
     if save_flags:
         save(
@@ -116,7 +119,7 @@ def train(
     if nodes and (command or dry_run or flavor or restore_flavor):
         raise moai.UsageError("USAGE", "--nodes is the recipe's, and goes with no command, --dry-run or --flavor", "leave those out")
     if command:
-        _refuse_recipe_flags(flags, set_, smoke or bool(tutorial))
+        _refuse_recipe_flags(flags, set_, smoke or bool(tutorial) or wait_for_access)
         target = host(target_name, link=not no_link)
         given.accelerator = given.accelerator or "default"
         pattern = log_pattern or (project.log.pattern if project else "") or ""
@@ -150,6 +153,9 @@ def train(
     if dry_run:
         plan = target.plan_training(wanted, data, given, settings=extra, smoke=smoke, **arguments)
         _show_plan(target, recipe, settings, given, plan, as_json)
+        if not as_json:
+            tell_disk(target, wanted, arguments, extra, preset, given.environment)
+            note("nothing was started")
         return
     agreed = look(target, wanted, arguments, extra, preset, given.environment, ask=not (flavor or as_json))
     with Borrowed(target, flavor or agreed, restore_flavor, given.environment) as borrowed:
@@ -163,7 +169,7 @@ def train(
 def _refuse_recipe_flags(flags: dict[str, Any], sets: list[str], smoke: bool) -> None:
     used = [name for name, value in flags.items() if value is not None]
     if used or sets or smoke:
-        shown = ", ".join("--" + {"learning_rate": "lr"}.get(u, u.replace("_", "-")) for u in used) or "--set, --smoke or --tutorial"
+        shown = ", ".join("--" + {"learning_rate": "lr"}.get(u, u.replace("_", "-")) for u in used) or "--set, --smoke, --tutorial or --wait-for-access"
         raise moai.UsageError("USAGE", f"{shown} belongs to the recipe, and a command was given after --", "give it to the command, or leave the command out")
 
 
@@ -207,7 +213,6 @@ def _show_plan(
     print()
     for number, step in enumerate(plan.steps, 1):
         print(f"{number}. {step['name']}: {_step_text(step)}")
-    note("nothing was started")
     sys.stdout.flush()
 
 

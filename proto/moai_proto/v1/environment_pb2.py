@@ -15,7 +15,7 @@ _sym_db = _symbol_database.Default()
 from moai_proto.v1 import job_pb2 as moai__proto_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmoai_proto/v1/environment.proto\x12\rmoai_proto.v1\x1a\x17moai_proto/v1/job.proto\"6\n\x17ListEnvironmentsRequest\x12\x1b\n\x13\x61ll_packages_wanted\x18\x01 \x01(\x08\"\xfc\x01\n\x0b\x45nvironment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0e\n\x06prefix\x18\x03 \x01(\t\x12\x0e\n\x06python\x18\x04 \x01(\t\x12\x16\n\x0epython_version\x18\x05 \x01(\t\x12\x15\n\rtorch_version\x18\x06 \x01(\t\x12\x15\n\rmoreh_version\x18\x07 \x01(\t\x12:\n\x08packages\x18\x08 \x03(\x0b\x32(.moai_proto.v1.Environment.PackagesEntry\x1a/\n\rPackagesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"L\n\x18ListEnvironmentsResponse\x12\x30\n\x0c\x65nvironments\x18\x01 \x03(\x0b\x32\x1a.moai_proto.v1.Environment\",\n\x15GetEnvironmentRequest\x12\x13\n\x0b\x65nvironment\x18\x01 \x01(\t\"\x7f\n\x16GetEnvironmentResponse\x12/\n\x0b\x65nvironment\x18\x01 \x01(\x0b\x32\x1a.moai_proto.v1.Environment\x12\x12\n\nis_default\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x10\n\x08shadowed\x18\x04 \x03(\t\"z\n\x17\x43heckEnvironmentRequest\x12\x13\n\x0b\x65nvironment\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\r\n\x05token\x18\x03 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x04 \x01(\t\x12\x0c\n\x04work\x18\x05 \x01(\t\x12\x0c\n\x04\x64\x65\x65p\x18\x06 \x01(\x08\"\x96\x01\n\x05\x43heck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x07verdict\x18\x02 \x01(\x0e\x32\x16.moai_proto.v1.Verdict\x12\x10\n\x08\x65vidence\x18\x03 \x01(\t\x12\x0e\n\x06remedy\x18\x04 \x01(\t\x12\"\n\x03\x66ix\x18\x05 \x01(\x0e\x32\x15.moai_proto.v1.Remedy\x12\x10\n\x08\x61rgument\x18\x06 \x01(\t\"@\n\x18\x43heckEnvironmentResponse\x12$\n\x06\x63hecks\x18\x01 \x03(\x0b\x32\x14.moai_proto.v1.Check\"(\n\nSourceFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\xe0\x01\n\x1aInstallRequirementsRequest\x12*\n\x07options\x18\x01 \x01(\x0b\x32\x19.moai_proto.v1.JobOptions\x12\x14\n\x0crequirements\x18\x02 \x03(\t\x12\x19\n\x11requirement_paths\x18\x03 \x03(\t\x12\x34\n\x11requirement_files\x18\x04 \x03(\x0b\x32\x19.moai_proto.v1.SourceFile\x12\x1e\n\x16requirement_file_count\x18\x05 \x01(\x05\x12\x0f\n\x07\x64ry_run\x18\x06 \x01(\x08\">\n\x1bInstallRequirementsResponse\x12\x1f\n\x03job\x18\x01 \x01(\x0b\x32\x12.moai_proto.v1.Job\"\xe0\x01\n\x18\x43reateEnvironmentRequest\x12*\n\x07options\x18\x01 \x01(\x0b\x32\x19.moai_proto.v1.JobOptions\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0epython_version\x18\x03 \x01(\t\x12\x15\n\rmoreh_version\x18\x04 \x01(\t\x12\x15\n\rtorch_version\x18\x05 \x01(\t\x12\x13\n\x0bsource_path\x18\x06 \x01(\t\x12/\n\x0csource_files\x18\x07 \x03(\x0b\x32\x19.moai_proto.v1.SourceFile\"<\n\x19\x43reateEnvironmentResponse\x12\x1f\n\x03job\x18\x01 \x01(\x0b\x32\x12.moai_proto.v1.Job\"b\n\x12\x41pplyRemedyRequest\x12%\n\x06remedy\x18\x01 \x01(\x0e\x32\x15.moai_proto.v1.Remedy\x12\x10\n\x08\x61rgument\x18\x02 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x03 \x01(\t\"#\n\x13\x41pplyRemedyResponse\x12\x0c\n\x04text\x18\x01 \x01(\t*p\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x0e\n\nVERDICT_OK\x10\x01\x12\x13\n\x0fVERDICT_WARNING\x10\x02\x12\x12\n\x0eVERDICT_FAILED\x10\x03\x12\x13\n\x0fVERDICT_SKIPPED\x10\x04*w\n\x06Remedy\x12\x16\n\x12REMEDY_UNSPECIFIED\x10\x00\x12\x17\n\x13REMEDY_RESET_DEVICE\x10\x01\x12\x1b\n\x17REMEDY_MAKE_WORK_FOLDER\x10\x02\x12\x1f\n\x1bREMEDY_REMEMBER_ENVIRONMENT\x10\x03\x32\xe9\x04\n\x12\x45nvironmentService\x12\x63\n\x10ListEnvironments\x12&.moai_proto.v1.ListEnvironmentsRequest\x1a\'.moai_proto.v1.ListEnvironmentsResponse\x12]\n\x0eGetEnvironment\x12$.moai_proto.v1.GetEnvironmentRequest\x1a%.moai_proto.v1.GetEnvironmentResponse\x12\x63\n\x10\x43heckEnvironment\x12&.moai_proto.v1.CheckEnvironmentRequest\x1a\'.moai_proto.v1.CheckEnvironmentResponse\x12l\n\x13InstallRequirements\x12).moai_proto.v1.InstallRequirementsRequest\x1a*.moai_proto.v1.InstallRequirementsResponse\x12\x66\n\x11\x43reateEnvironment\x12\'.moai_proto.v1.CreateEnvironmentRequest\x1a(.moai_proto.v1.CreateEnvironmentResponse\x12T\n\x0b\x41pplyRemedy\x12!.moai_proto.v1.ApplyRemedyRequest\x1a\".moai_proto.v1.ApplyRemedyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmoai_proto/v1/environment.proto\x12\rmoai_proto.v1\x1a\x17moai_proto/v1/job.proto\"6\n\x17ListEnvironmentsRequest\x12\x1b\n\x13\x61ll_packages_wanted\x18\x01 \x01(\x08\"\xfc\x01\n\x0b\x45nvironment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0e\n\x06prefix\x18\x03 \x01(\t\x12\x0e\n\x06python\x18\x04 \x01(\t\x12\x16\n\x0epython_version\x18\x05 \x01(\t\x12\x15\n\rtorch_version\x18\x06 \x01(\t\x12\x15\n\rmoreh_version\x18\x07 \x01(\t\x12:\n\x08packages\x18\x08 \x03(\x0b\x32(.moai_proto.v1.Environment.PackagesEntry\x1a/\n\rPackagesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"L\n\x18ListEnvironmentsResponse\x12\x30\n\x0c\x65nvironments\x18\x01 \x03(\x0b\x32\x1a.moai_proto.v1.Environment\",\n\x15GetEnvironmentRequest\x12\x13\n\x0b\x65nvironment\x18\x01 \x01(\t\"\x7f\n\x16GetEnvironmentResponse\x12/\n\x0b\x65nvironment\x18\x01 \x01(\x0b\x32\x1a.moai_proto.v1.Environment\x12\x12\n\nis_default\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x10\n\x08shadowed\x18\x04 \x03(\t\"\x89\x01\n\x17\x43heckEnvironmentRequest\x12\x13\n\x0b\x65nvironment\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\r\n\x05token\x18\x03 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x04 \x01(\t\x12\x0c\n\x04work\x18\x05 \x01(\t\x12\x0c\n\x04\x64\x65\x65p\x18\x06 \x01(\x08\x12\r\n\x05proxy\x18\x07 \x01(\t\"\x96\x01\n\x05\x43heck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x07verdict\x18\x02 \x01(\x0e\x32\x16.moai_proto.v1.Verdict\x12\x10\n\x08\x65vidence\x18\x03 \x01(\t\x12\x0e\n\x06remedy\x18\x04 \x01(\t\x12\"\n\x03\x66ix\x18\x05 \x01(\x0e\x32\x15.moai_proto.v1.Remedy\x12\x10\n\x08\x61rgument\x18\x06 \x01(\t\"@\n\x18\x43heckEnvironmentResponse\x12$\n\x06\x63hecks\x18\x01 \x03(\x0b\x32\x14.moai_proto.v1.Check\"(\n\nSourceFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\xe0\x01\n\x1aInstallRequirementsRequest\x12*\n\x07options\x18\x01 \x01(\x0b\x32\x19.moai_proto.v1.JobOptions\x12\x14\n\x0crequirements\x18\x02 \x03(\t\x12\x19\n\x11requirement_paths\x18\x03 \x03(\t\x12\x34\n\x11requirement_files\x18\x04 \x03(\x0b\x32\x19.moai_proto.v1.SourceFile\x12\x1e\n\x16requirement_file_count\x18\x05 \x01(\x05\x12\x0f\n\x07\x64ry_run\x18\x06 \x01(\x08\">\n\x1bInstallRequirementsResponse\x12\x1f\n\x03job\x18\x01 \x01(\x0b\x32\x12.moai_proto.v1.Job\"\xe0\x01\n\x18\x43reateEnvironmentRequest\x12*\n\x07options\x18\x01 \x01(\x0b\x32\x19.moai_proto.v1.JobOptions\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0epython_version\x18\x03 \x01(\t\x12\x15\n\rmoreh_version\x18\x04 \x01(\t\x12\x15\n\rtorch_version\x18\x05 \x01(\t\x12\x13\n\x0bsource_path\x18\x06 \x01(\t\x12/\n\x0csource_files\x18\x07 \x03(\x0b\x32\x19.moai_proto.v1.SourceFile\"<\n\x19\x43reateEnvironmentResponse\x12\x1f\n\x03job\x18\x01 \x01(\x0b\x32\x12.moai_proto.v1.Job\"b\n\x12\x41pplyRemedyRequest\x12%\n\x06remedy\x18\x01 \x01(\x0e\x32\x15.moai_proto.v1.Remedy\x12\x10\n\x08\x61rgument\x18\x02 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x03 \x01(\t\"#\n\x13\x41pplyRemedyResponse\x12\x0c\n\x04text\x18\x01 \x01(\t*p\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x0e\n\nVERDICT_OK\x10\x01\x12\x13\n\x0fVERDICT_WARNING\x10\x02\x12\x12\n\x0eVERDICT_FAILED\x10\x03\x12\x13\n\x0fVERDICT_SKIPPED\x10\x04*w\n\x06Remedy\x12\x16\n\x12REMEDY_UNSPECIFIED\x10\x00\x12\x17\n\x13REMEDY_RESET_DEVICE\x10\x01\x12\x1b\n\x17REMEDY_MAKE_WORK_FOLDER\x10\x02\x12\x1f\n\x1bREMEDY_REMEMBER_ENVIRONMENT\x10\x03\x32\xe9\x04\n\x12\x45nvironmentService\x12\x63\n\x10ListEnvironments\x12&.moai_proto.v1.ListEnvironmentsRequest\x1a\'.moai_proto.v1.ListEnvironmentsResponse\x12]\n\x0eGetEnvironment\x12$.moai_proto.v1.GetEnvironmentRequest\x1a%.moai_proto.v1.GetEnvironmentResponse\x12\x63\n\x10\x43heckEnvironment\x12&.moai_proto.v1.CheckEnvironmentRequest\x1a\'.moai_proto.v1.CheckEnvironmentResponse\x12l\n\x13InstallRequirements\x12).moai_proto.v1.InstallRequirementsRequest\x1a*.moai_proto.v1.InstallRequirementsResponse\x12\x66\n\x11\x43reateEnvironment\x12\'.moai_proto.v1.CreateEnvironmentRequest\x1a(.moai_proto.v1.CreateEnvironmentResponse\x12T\n\x0b\x41pplyRemedy\x12!.moai_proto.v1.ApplyRemedyRequest\x1a\".moai_proto.v1.ApplyRemedyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -24,10 +24,10 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
   _globals['_ENVIRONMENT_PACKAGESENTRY']._options = None
   _globals['_ENVIRONMENT_PACKAGESENTRY']._serialized_options = b'8\001'
-  _globals['_VERDICT']._serialized_start=1741
-  _globals['_VERDICT']._serialized_end=1853
-  _globals['_REMEDY']._serialized_start=1855
-  _globals['_REMEDY']._serialized_end=1974
+  _globals['_VERDICT']._serialized_start=1757
+  _globals['_VERDICT']._serialized_end=1869
+  _globals['_REMEDY']._serialized_start=1871
+  _globals['_REMEDY']._serialized_end=1990
   _globals['_LISTENVIRONMENTSREQUEST']._serialized_start=75
   _globals['_LISTENVIRONMENTSREQUEST']._serialized_end=129
   _globals['_ENVIRONMENT']._serialized_start=132
@@ -40,26 +40,26 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_GETENVIRONMENTREQUEST']._serialized_end=508
   _globals['_GETENVIRONMENTRESPONSE']._serialized_start=510
   _globals['_GETENVIRONMENTRESPONSE']._serialized_end=637
-  _globals['_CHECKENVIRONMENTREQUEST']._serialized_start=639
-  _globals['_CHECKENVIRONMENTREQUEST']._serialized_end=761
-  _globals['_CHECK']._serialized_start=764
-  _globals['_CHECK']._serialized_end=914
-  _globals['_CHECKENVIRONMENTRESPONSE']._serialized_start=916
-  _globals['_CHECKENVIRONMENTRESPONSE']._serialized_end=980
-  _globals['_SOURCEFILE']._serialized_start=982
-  _globals['_SOURCEFILE']._serialized_end=1022
-  _globals['_INSTALLREQUIREMENTSREQUEST']._serialized_start=1025
-  _globals['_INSTALLREQUIREMENTSREQUEST']._serialized_end=1249
-  _globals['_INSTALLREQUIREMENTSRESPONSE']._serialized_start=1251
-  _globals['_INSTALLREQUIREMENTSRESPONSE']._serialized_end=1313
-  _globals['_CREATEENVIRONMENTREQUEST']._serialized_start=1316
-  _globals['_CREATEENVIRONMENTREQUEST']._serialized_end=1540
-  _globals['_CREATEENVIRONMENTRESPONSE']._serialized_start=1542
-  _globals['_CREATEENVIRONMENTRESPONSE']._serialized_end=1602
-  _globals['_APPLYREMEDYREQUEST']._serialized_start=1604
-  _globals['_APPLYREMEDYREQUEST']._serialized_end=1702
-  _globals['_APPLYREMEDYRESPONSE']._serialized_start=1704
-  _globals['_APPLYREMEDYRESPONSE']._serialized_end=1739
-  _globals['_ENVIRONMENTSERVICE']._serialized_start=1977
-  _globals['_ENVIRONMENTSERVICE']._serialized_end=2594
+  _globals['_CHECKENVIRONMENTREQUEST']._serialized_start=640
+  _globals['_CHECKENVIRONMENTREQUEST']._serialized_end=777
+  _globals['_CHECK']._serialized_start=780
+  _globals['_CHECK']._serialized_end=930
+  _globals['_CHECKENVIRONMENTRESPONSE']._serialized_start=932
+  _globals['_CHECKENVIRONMENTRESPONSE']._serialized_end=996
+  _globals['_SOURCEFILE']._serialized_start=998
+  _globals['_SOURCEFILE']._serialized_end=1038
+  _globals['_INSTALLREQUIREMENTSREQUEST']._serialized_start=1041
+  _globals['_INSTALLREQUIREMENTSREQUEST']._serialized_end=1265
+  _globals['_INSTALLREQUIREMENTSRESPONSE']._serialized_start=1267
+  _globals['_INSTALLREQUIREMENTSRESPONSE']._serialized_end=1329
+  _globals['_CREATEENVIRONMENTREQUEST']._serialized_start=1332
+  _globals['_CREATEENVIRONMENTREQUEST']._serialized_end=1556
+  _globals['_CREATEENVIRONMENTRESPONSE']._serialized_start=1558
+  _globals['_CREATEENVIRONMENTRESPONSE']._serialized_end=1618
+  _globals['_APPLYREMEDYREQUEST']._serialized_start=1620
+  _globals['_APPLYREMEDYREQUEST']._serialized_end=1718
+  _globals['_APPLYREMEDYRESPONSE']._serialized_start=1720
+  _globals['_APPLYREMEDYRESPONSE']._serialized_end=1755
+  _globals['_ENVIRONMENTSERVICE']._serialized_start=1993
+  _globals['_ENVIRONMENTSERVICE']._serialized_end=2610
 # @@protoc_insertion_point(module_scope)

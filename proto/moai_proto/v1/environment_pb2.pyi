@@ -89,20 +89,22 @@ class GetEnvironmentResponse(_message.Message):
     def __init__(self, environment: _Optional[_Union[Environment, _Mapping]] = ..., is_default: bool = ..., reason: _Optional[str] = ..., shadowed: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CheckEnvironmentRequest(_message.Message):
-    __slots__ = ("environment", "model", "token", "endpoint", "work", "deep")
+    __slots__ = ("environment", "model", "token", "endpoint", "work", "deep", "proxy")
     ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
     WORK_FIELD_NUMBER: _ClassVar[int]
     DEEP_FIELD_NUMBER: _ClassVar[int]
+    PROXY_FIELD_NUMBER: _ClassVar[int]
     environment: str
     model: str
     token: str
     endpoint: str
     work: str
     deep: bool
-    def __init__(self, environment: _Optional[str] = ..., model: _Optional[str] = ..., token: _Optional[str] = ..., endpoint: _Optional[str] = ..., work: _Optional[str] = ..., deep: bool = ...) -> None: ...
+    proxy: str
+    def __init__(self, environment: _Optional[str] = ..., model: _Optional[str] = ..., token: _Optional[str] = ..., endpoint: _Optional[str] = ..., work: _Optional[str] = ..., deep: bool = ..., proxy: _Optional[str] = ...) -> None: ...
 
 class Check(_message.Message):
     __slots__ = ("name", "verdict", "evidence", "remedy", "fix", "argument")

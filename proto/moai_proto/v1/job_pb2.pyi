@@ -57,7 +57,7 @@ JOB_SIGNAL_CHECKPOINT: JobSignal
 JOB_SIGNAL_STOP: JobSignal
 
 class JobOptions(_message.Message):
-    __slots__ = ("request_id", "name", "owner", "environment", "variables", "secrets", "workdir", "accelerator", "max_duration_seconds", "labels", "setup", "work", "proxy", "snapshot", "snapshot_folder")
+    __slots__ = ("request_id", "name", "owner", "environment", "variables", "secrets", "workdir", "accelerator", "max_duration_seconds", "labels", "setup", "work", "proxy", "snapshot", "snapshot_folder", "wait_for_access")
     class VariablesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -94,6 +94,7 @@ class JobOptions(_message.Message):
     PROXY_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FOLDER_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FOR_ACCESS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     name: str
     owner: str
@@ -109,7 +110,8 @@ class JobOptions(_message.Message):
     proxy: str
     snapshot: str
     snapshot_folder: str
-    def __init__(self, request_id: _Optional[str] = ..., name: _Optional[str] = ..., owner: _Optional[str] = ..., environment: _Optional[str] = ..., variables: _Optional[_Mapping[str, str]] = ..., secrets: _Optional[_Mapping[str, str]] = ..., workdir: _Optional[str] = ..., accelerator: _Optional[str] = ..., max_duration_seconds: _Optional[float] = ..., labels: _Optional[_Mapping[str, str]] = ..., setup: _Optional[str] = ..., work: _Optional[str] = ..., proxy: _Optional[str] = ..., snapshot: _Optional[str] = ..., snapshot_folder: _Optional[str] = ...) -> None: ...
+    wait_for_access: bool
+    def __init__(self, request_id: _Optional[str] = ..., name: _Optional[str] = ..., owner: _Optional[str] = ..., environment: _Optional[str] = ..., variables: _Optional[_Mapping[str, str]] = ..., secrets: _Optional[_Mapping[str, str]] = ..., workdir: _Optional[str] = ..., accelerator: _Optional[str] = ..., max_duration_seconds: _Optional[float] = ..., labels: _Optional[_Mapping[str, str]] = ..., setup: _Optional[str] = ..., work: _Optional[str] = ..., proxy: _Optional[str] = ..., snapshot: _Optional[str] = ..., snapshot_folder: _Optional[str] = ..., wait_for_access: bool = ...) -> None: ...
 
 class Reason(_message.Message):
     __slots__ = ("code", "message", "next", "details")

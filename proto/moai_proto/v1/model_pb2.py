@@ -15,7 +15,7 @@ _sym_db = _symbol_database.Default()
 from moai_proto.v1 import job_pb2 as moai__proto_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19moai_proto/v1/model.proto\x12\rmoai_proto.v1\x1a\x17moai_proto/v1/job.proto\"G\n\x07HubRepo\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x04 \x01(\t\"J\n\x13PlanDownloadRequest\x12$\n\x04repo\x18\x01 \x01(\x0b\x32\x16.moai_proto.v1.HubRepo\x12\r\n\x05token\x18\x02 \x01(\t\"\xe6\x01\n\x14PlanDownloadResponse\x12\x0e\n\x06\x63ommit\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x12\n\nfile_count\x18\x03 \x01(\x05\x12\x42\n\x08left_out\x18\x04 \x03(\x0b\x32\x30.moai_proto.v1.PlanDownloadResponse.LeftOutEntry\x12\x12\n\nfree_bytes\x18\x05 \x01(\x03\x12\x0e\n\x06\x66older\x18\x06 \x01(\t\x1a.\n\x0cLeftOutEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"x\n\x14\x44ownloadModelRequest\x12*\n\x07options\x18\x01 \x01(\x0b\x32\x19.moai_proto.v1.JobOptions\x12$\n\x04repo\x18\x02 \x01(\x0b\x32\x16.moai_proto.v1.HubRepo\x12\x0e\n\x06output\x18\x03 \x01(\t\"8\n\x15\x44ownloadModelResponse\x12\x1f\n\x03job\x18\x01 \x01(\x0b\x32\x12.moai_proto.v1.Job2\xc3\x01\n\x0cModelService\x12W\n\x0cPlanDownload\x12\".moai_proto.v1.PlanDownloadRequest\x1a#.moai_proto.v1.PlanDownloadResponse\x12Z\n\rDownloadModel\x12#.moai_proto.v1.DownloadModelRequest\x1a$.moai_proto.v1.DownloadModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19moai_proto/v1/model.proto\x12\rmoai_proto.v1\x1a\x17moai_proto/v1/job.proto\"G\n\x07HubRepo\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x04 \x01(\t\"w\n\x13PlanDownloadRequest\x12$\n\x04repo\x18\x01 \x01(\x0b\x32\x16.moai_proto.v1.HubRepo\x12\r\n\x05token\x18\x02 \x01(\t\x12\r\n\x05proxy\x18\x03 \x01(\t\x12\x0c\n\x04work\x18\x04 \x01(\t\x12\x0e\n\x06output\x18\x05 \x01(\t\"=\n\x0bPlannedFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0c\n\x04here\x18\x03 \x01(\x08\"\x86\x03\n\x14PlanDownloadResponse\x12\x0e\n\x06\x63ommit\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x12\n\nfile_count\x18\x03 \x01(\x05\x12\x42\n\x08left_out\x18\x04 \x03(\x0b\x32\x30.moai_proto.v1.PlanDownloadResponse.LeftOutEntry\x12\x12\n\nfree_bytes\x18\x05 \x01(\x03\x12\x0e\n\x06\x66older\x18\x06 \x01(\t\x12)\n\x05\x66iles\x18\x07 \x03(\x0b\x32\x1a.moai_proto.v1.PlannedFile\x12\x15\n\rmissing_bytes\x18\x08 \x01(\x03\x12\x14\n\x0cneeded_bytes\x18\t \x01(\x03\x12\r\n\x05gated\x18\n \x01(\x08\x12\x0c\n\x04page\x18\x0b \x01(\t\x12\x14\n\x0ctoken_source\x18\x0c \x01(\t\x12\x13\n\x0bother_cache\x18\r \x01(\t\x1a.\n\x0cLeftOutEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x89\x01\n\x14\x44ownloadModelRequest\x12*\n\x07options\x18\x01 \x01(\x0b\x32\x19.moai_proto.v1.JobOptions\x12$\n\x04repo\x18\x02 \x01(\x0b\x32\x16.moai_proto.v1.HubRepo\x12\x0e\n\x06output\x18\x03 \x01(\t\x12\x0f\n\x07streams\x18\x04 \x01(\x05\"8\n\x15\x44ownloadModelResponse\x12\x1f\n\x03job\x18\x01 \x01(\x0b\x32\x12.moai_proto.v1.Job2\xc3\x01\n\x0cModelService\x12W\n\x0cPlanDownload\x12\".moai_proto.v1.PlanDownloadRequest\x1a#.moai_proto.v1.PlanDownloadResponse\x12Z\n\rDownloadModel\x12#.moai_proto.v1.DownloadModelRequest\x1a$.moai_proto.v1.DownloadModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -27,15 +27,17 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_HUBREPO']._serialized_start=69
   _globals['_HUBREPO']._serialized_end=140
   _globals['_PLANDOWNLOADREQUEST']._serialized_start=142
-  _globals['_PLANDOWNLOADREQUEST']._serialized_end=216
-  _globals['_PLANDOWNLOADRESPONSE']._serialized_start=219
-  _globals['_PLANDOWNLOADRESPONSE']._serialized_end=449
-  _globals['_PLANDOWNLOADRESPONSE_LEFTOUTENTRY']._serialized_start=403
-  _globals['_PLANDOWNLOADRESPONSE_LEFTOUTENTRY']._serialized_end=449
-  _globals['_DOWNLOADMODELREQUEST']._serialized_start=451
-  _globals['_DOWNLOADMODELREQUEST']._serialized_end=571
-  _globals['_DOWNLOADMODELRESPONSE']._serialized_start=573
-  _globals['_DOWNLOADMODELRESPONSE']._serialized_end=629
-  _globals['_MODELSERVICE']._serialized_start=632
-  _globals['_MODELSERVICE']._serialized_end=827
+  _globals['_PLANDOWNLOADREQUEST']._serialized_end=261
+  _globals['_PLANNEDFILE']._serialized_start=263
+  _globals['_PLANNEDFILE']._serialized_end=324
+  _globals['_PLANDOWNLOADRESPONSE']._serialized_start=327
+  _globals['_PLANDOWNLOADRESPONSE']._serialized_end=717
+  _globals['_PLANDOWNLOADRESPONSE_LEFTOUTENTRY']._serialized_start=671
+  _globals['_PLANDOWNLOADRESPONSE_LEFTOUTENTRY']._serialized_end=717
+  _globals['_DOWNLOADMODELREQUEST']._serialized_start=720
+  _globals['_DOWNLOADMODELREQUEST']._serialized_end=857
+  _globals['_DOWNLOADMODELRESPONSE']._serialized_start=859
+  _globals['_DOWNLOADMODELRESPONSE']._serialized_end=915
+  _globals['_MODELSERVICE']._serialized_start=918
+  _globals['_MODELSERVICE']._serialized_end=1113
 # @@protoc_insertion_point(module_scope)

@@ -135,20 +135,22 @@ class PlanTrainingResponse(_message.Message):
     def __init__(self, plan_json: _Optional[str] = ..., environment: _Optional[str] = ..., environment_reason: _Optional[str] = ..., output: _Optional[str] = ...) -> None: ...
 
 class EstimateTrainingRequest(_message.Message):
-    __slots__ = ("training", "rows", "token", "environment", "work", "quick")
+    __slots__ = ("training", "rows", "token", "environment", "work", "quick", "proxy")
     TRAINING_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
     WORK_FIELD_NUMBER: _ClassVar[int]
     QUICK_FIELD_NUMBER: _ClassVar[int]
+    PROXY_FIELD_NUMBER: _ClassVar[int]
     training: TrainingSpec
     rows: int
     token: str
     environment: str
     work: str
     quick: bool
-    def __init__(self, training: _Optional[_Union[TrainingSpec, _Mapping]] = ..., rows: _Optional[int] = ..., token: _Optional[str] = ..., environment: _Optional[str] = ..., work: _Optional[str] = ..., quick: bool = ...) -> None: ...
+    proxy: str
+    def __init__(self, training: _Optional[_Union[TrainingSpec, _Mapping]] = ..., rows: _Optional[int] = ..., token: _Optional[str] = ..., environment: _Optional[str] = ..., work: _Optional[str] = ..., quick: bool = ..., proxy: _Optional[str] = ...) -> None: ...
 
 class Figure(_message.Message):
     __slots__ = ("name", "value", "unit", "evidence", "text")
