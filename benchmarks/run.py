@@ -1,6 +1,6 @@
 """``make bench``: every benchmark, ours and the alternative in one run; writes docs/performance.md.
 
-``run.py [NAME...]``: only these groups (spine, platform, top). The table between the markers of docs/performance.md is
+``run.py [NAME...]``: only these groups (the keys of GROUPS). The table between the markers of docs/performance.md is
 replaced when all of a group ran. Rounds: ``MOAI_BENCH_ROUNDS`` (10).
 """
 
@@ -16,12 +16,18 @@ from pathlib import Path
 _REPO = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(_REPO / "tests"), str(_REPO / "benchmarks")]
 
+import download_rows  # noqa: E402
 import platform_rows  # noqa: E402
 import spine  # noqa: E402
 import top  # noqa: E402
 from measure import HEADER, Row  # noqa: E402
 
-GROUPS = {"spine": spine.rows, "platform": platform_rows.rows, "top": top.rows}
+GROUPS = {
+    "spine": spine.rows,
+    "platform": platform_rows.rows,
+    "download": download_rows.rows,
+    "top": top.rows,
+}
 PAGE = _REPO / "docs" / "performance.md"
 
 

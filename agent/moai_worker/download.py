@@ -20,12 +20,14 @@ import concurrent.futures
 import os
 import shutil
 import threading
+import time
 from collections import deque
-from typing import Any, Deque, Dict, List, Mapping, Optional
+from typing import Any, Deque, Dict, List, Mapping, Optional, Set
 
 from . import othercache
 from .errors import StepError
 from .fetch import Fetcher, Options, Shared, Source, Stopped, Task
+from .growth import Growth
 from .hub import DEFAULT_ENDPOINT, Plan, PlanFile
 from .hubcache import (
     CacheTarget,
@@ -51,7 +53,7 @@ def download(
     endpoint: str = DEFAULT_ENDPOINT,
     token: Optional[str] = None,
     report: Any = None,
-    streams: int = 4,
+    streams: int = 0,
     options: Optional[Options] = None,
     elsewhere: Optional[Mapping[str, str]] = None,
 ) -> str:
@@ -63,7 +65,7 @@ def download(
     Args:
         cache_dir: the cache folder, ``HF_HOME/hub``.
         report: a ``Reporter`` (``phase``, ``progress`` and ``message`` are called), or None.
-        streams: parallel connections, 1 to 32.
+        streams: parallel connections, 1 to 32; 0 = few, and more where more are faster.
         elsewhere: files of the plan that lie on this machine already, path by etag; they are
             verified and linked or copied instead of fetched.
 
@@ -79,7 +81,7 @@ def download_to_folder(
     endpoint: str = DEFAULT_ENDPOINT,
     token: Optional[str] = None,
     report: Any = None,
-    streams: int = 4,
+    streams: int = 0,
     options: Optional[Options] = None,
     elsewhere: Optional[Mapping[str, str]] = None,
 ) -> str:
@@ -101,7 +103,9 @@ def _run(
     options: Optional[Options],
     elsewhere: Optional[Mapping[str, str]],
 ) -> str:
-    options = (options or Options())._replace(streams=max(1, min(32, streams)))
+    options = options or Options()
+    if streams:
+        options = options._replace(streams=max(1, min(32, streams)), most_streams=0)
     transfer = Transfer(plan, target, endpoint, token, report, options, elsewhere)
     try:
         with RepoLock(target.lock_path, transfer.waiting, transfer.shared.stop, options.lock_poll_s):
@@ -133,7 +137,7 @@ class Transfer:
         self._tasks: Deque[Task] = deque()
         self._unopened: Deque[Source] = deque()
         self._active: List[Source] = []
-        self._busy = 0
+        self._busy = self._serving = self._wanted = 0
         self._finished_bytes = 0
         self._unopened_bytes = 0
         self._files_done = 0
@@ -176,6 +180,8 @@ class Transfer:
             check_space(self._target.root, missing_bytes, len(self._unopened), self._options.reserve_bytes)
             self._progress.phase("downloading", self._summary(missing_bytes, held_bytes, here))
             self._stream_all()
+        if self._files_done != len(self._plan.files):
+            raise RuntimeError("%d of %d files came" % (self._files_done, len(self._plan.files)))
         self._show(force=True)
 
     def _take(self, file: PlanFile, path: str) -> bool:
@@ -201,21 +207,33 @@ class Transfer:
         return True
 
     def _stream_all(self) -> None:
-        count = self._options.streams
-        fetchers = [
-            Fetcher(self._plan, self._endpoint, self._token, self._options, self.shared) for _ in range(count)
-        ]
-        pool = concurrent.futures.ThreadPoolExecutor(max_workers=count, thread_name_prefix="download")
+        options = self._options
+        growth = Growth(options.streams, max(options.streams, options.most_streams), time.monotonic())
+        fetchers: List[Fetcher] = []
+        running: List[Any] = []
+        pending: Set[Any] = set()
+        pool = concurrent.futures.ThreadPoolExecutor(
+            max_workers=max(options.streams, options.most_streams), thread_name_prefix="download"
+        )
         try:
-            running = [pool.submit(self._serve, fetcher) for fetcher in fetchers]
-            pending = set(running)
-            while pending:
+            while True:
+                with self._changed:
+                    self._wanted = growth.wanted
+                    new, self._serving = growth.wanted - self._serving, max(self._serving, growth.wanted)
+                    more_to_do = bool(self._unopened or self._tasks)
+                    busy = self._busy
+                for _ in range(new):
+                    fetcher = Fetcher(self._plan, self._endpoint, self._token, options, self.shared)
+                    fetchers.append(fetcher)
+                    running.append(pool.submit(self._serve, fetcher))
+                    pending.add(running[-1])
                 done, pending = concurrent.futures.wait(
                     pending, timeout=_TICK_S, return_when=concurrent.futures.FIRST_COMPLETED
                 )
                 self._show()
-                if any(future.exception() is not None for future in done):
+                if not pending or any(future.exception() is not None for future in done):
                     break
+                growth.look(time.monotonic(), self.shared.fetched_bytes, busy, more_to_do)
         finally:
             self.shared.stop.set()
             for fetcher in fetchers:
@@ -251,6 +269,9 @@ class Transfer:
     def _next_task(self) -> Optional[Task]:
         with self._changed:
             while not self.shared.stop.is_set():
+                if self._serving > self._wanted:
+                    self._serving -= 1  # more connections did not pay: this one goes
+                    return None
                 while self._tasks:
                     task = self._tasks.popleft()
                     if task.generation == task.source.part.generation:

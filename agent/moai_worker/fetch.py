@@ -35,9 +35,14 @@ _REFUSED = (401, 403, 404, 410, 451)
 
 
 class Options(NamedTuple):
-    """Limits of a download; bytes, seconds and counts as the names say."""
+    """Limits of a download; bytes, seconds and counts as the names say.
+
+    ``streams``: connections to begin with; up to ``most_streams`` where more of them are faster (see
+    ``growth``), not more than ``streams`` when it is less.
+    """
 
     streams: int = 4
+    most_streams: int = 16
     segment_bytes: int = 64 * _MIB
     persist_bytes: int = 16 * _MIB
     read_bytes: int = 256 * 1024

@@ -35,10 +35,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Dict, List, Optional, Tuple
 
 if __package__:
-    from .hub_faults import Fault, Faults, send_body
+    from .hub_faults import Fault, Faults, send_body, send_from_disk
     from .hub_repos import Content, Repo, RepoFile, load_repos
 else:  # run as a program: this folder is where Python looks
-    from hub_faults import Fault, Faults, send_body
+    from hub_faults import Fault, Faults, send_body, send_from_disk
     from hub_repos import Content, Repo, RepoFile, load_repos
 
 _SECRET = b"stand-in"
@@ -76,6 +76,8 @@ class HubServer:
         self.tokens: Dict[str, List[str]] = {}
         self.moved: Dict[str, str] = {}
         self.page_size = page_size
+        #: Limit of each connection for files that lie on disk; 0 = none.
+        self.bytes_per_s = 0.0
         self.faults = Faults()
         self.requests: List[Request] = []
         self.served: Dict[str, int] = {}
@@ -422,9 +424,14 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.wfile.flush()
         sock = self.connection
-        whole = send_body(
-            sock, file.read, start, end, fault, hub.closing, lambda size: hub.count(file.path, size)
-        )
+
+        def count(size: int) -> None:
+            hub.count(file.path, size)
+
+        if file.on_disk and not fault:
+            whole = send_from_disk(sock, file.on_disk, start, end, hub.bytes_per_s, hub.closing, count)
+        else:
+            whole = send_body(sock, file.read, start, end, fault, hub.closing, count)
         if not whole:
             self.close_connection = True
             if kind == "reset":
@@ -466,8 +473,10 @@ def main(argv: List[str]) -> int:
     parser.add_argument("--token", action="append", default=[], help="a valid token (may be repeated)")
     parser.add_argument("--gated", action="append", default=[], help="ORG/NAME that needs a granted token")
     parser.add_argument("--grant", action="append", default=[], help="TOKEN=ORG/NAME: access to a gated one")
+    parser.add_argument("--rate", type=float, default=0.0, help="bytes a second of each connection")
     args = parser.parse_args(argv)
     hub = HubServer(args.root, args.port)
+    hub.bytes_per_s = args.rate
     hub.tokens.update({token: [] for token in args.token})
     for pair in args.grant:
         token, _, name = pair.partition("=")

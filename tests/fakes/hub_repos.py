@@ -24,6 +24,7 @@ class RepoFile:
     def __init__(self, path: str, content: Content) -> None:
         self.path = path
         self._content = content
+        self.on_disk = "" if isinstance(content, bytes) else content
         self.size = len(content) if isinstance(content, bytes) else os.path.getsize(content)
         sha1, sha256 = hashlib.sha1(b"blob %d\0" % self.size), hashlib.sha256()
         at = 0

@@ -536,3 +536,29 @@ def poll(condition, deadline_s=20.0):
             return
         waited.wait(0.01)
     raise AssertionError("not reached within %s s" % deadline_s)
+
+
+def test_more_connections_are_opened_where_each_is_slow_and_fewer_where_one_was_asked_for(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("moai_worker.growth._WINDOW_S", 0.1)
+    monkeypatch.setattr("moai_worker.growth._THIN_BYTES_PER_S", 0)
+    files = {"%02d.bin" % i: random.Random(i).getrandbits(8 * 256 * KIB).to_bytes(256 * KIB, "big") for i in range(16)}
+    hub.add_model("org/wide", files)
+    hub.fault("slow", times=None, chunk_bytes=16 * KIB, every_s=0.01)
+    most, lock, real = [0, 0], threading.Lock(), hub.count
+
+    def count(path, size):
+        real(path, size)
+        with lock:
+            most[0] = max(most[0], threads())
+
+    hub.count = count
+    assert content(fetch(hub, tmp_path / "a", FAST._replace(streams=2, most_streams=8), streams=0, name="org/wide")) == files
+    assert most[0] > 2
+    most[0] = 0
+    some = {"00.bin": files["00.bin"], "01.bin": files["01.bin"]}
+    assert content(fetch(hub, tmp_path / "b", FAST, streams=1, name="org/wide", allow=["0[01].bin"])) == some
+    assert most[0] == 1
+
+
+def threads():
+    return sum(thread.name.startswith("download") for thread in threading.enumerate())

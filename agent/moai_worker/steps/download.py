@@ -32,7 +32,7 @@ def run(inputs: Mapping[str, Any], report: Any) -> Dict[str, Any]:
             ``endpoint`` (``HF_ENDPOINT``, else the public Hub), ``hf_home`` (``HF_HOME``, else
             ``~/.cache/huggingface``; the cache is ``hub`` below it), ``output`` (a plain folder
             instead of the cache), ``token_env`` (``HF_TOKEN``), ``allow`` and ``ignore`` (lists of
-            patterns), ``streams`` (1 to 32, default 4), ``wait_for_access`` (seconds to wait for a
+            patterns), ``streams`` (1 to 32; absent or 0 = 4, and up to 16 where they are faster), ``wait_for_access`` (seconds to wait for a
             gated repository; absent or 0 = not at all).
         report: a ``Reporter``.
 
@@ -62,7 +62,7 @@ def run(inputs: Mapping[str, Any], report: Any) -> Dict[str, Any]:
     wait_s = float(inputs.get("wait_for_access") or 0.0)
     plan = when_granted(ask, wait_s, report, bool(token)) if wait_s > 0 else ask()
     _tell(plan, report)
-    streams = int(inputs.get("streams") or 4)
+    streams = int(inputs.get("streams") or 0)
     cache = os.path.join(home, "hub")
     output = os.path.expanduser(str(inputs["output"])) if inputs.get("output") else ""
     found = othercache.search(plan, caches(), "" if output else cache)
