@@ -9,13 +9,14 @@
 SHELL := /bin/bash
 PYTHON ?= $(shell scripts/find_python.sh 3.11 3.12 3.13 3.10)
 PYTHON38 := $(shell scripts/find_python.sh 3.8)
+PYTHON39 := $(shell scripts/find_python.sh 3.9)
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 PIP := -m pip install --quiet --disable-pip-version-check
 SEEDS ?= 5
 WORKERS ?= 2
 
-.PHONY: install train-env agent-env test test-faults test-38 test-hub check fix bench demo clean stubs buf audit
+.PHONY: install train-env agent-env hub1-env test test-faults test-38 test-hub test-olah check fix bench demo clean stubs buf audit
 
 install: .venv/.done train-env agent-env .cache/.bundles
 
@@ -53,20 +54,47 @@ endif
 	touch $@
 
 test: install test-38 test-hub
-	.venv/bin/python -m pytest -q -n $(WORKERS) -m "not faults" tests
+	.venv/bin/python -m pytest -q -n $(WORKERS) -m "not faults and not olah" tests
 
 test-38:
 ifneq ($(PYTHON38),)
-	.venv-38/bin/python -m pytest -q -n $(WORKERS) -m "not faults" tests/agent tests/worker
+	.venv-38/bin/python -m pytest -q -n $(WORKERS) -m "not faults and not olah" tests/agent tests/worker
 endif
 
-# The files that need huggingface_hub itself, under 2.x and, on Python 3.8, under 0.36.
+# The files that need huggingface_hub itself, under 2.x, 1.x (Python 3.9) and 0.36 (Python 3.8).
 HUB_TESTS := tests/worker/test_hub_libraries.py tests/worker/test_download_process.py
-test-hub: install
-	.venv-train/bin/python -m pytest -q $(HUB_TESTS)
-ifneq ($(PYTHON38),)
-	.venv-38/bin/python -m pytest -q $(HUB_TESTS)
+test-hub: install hub1-env
+	$(call hub_tests,.venv-train,2.x)
+	$(call hub_tests,.venv-hub1,1.x)
+	$(call hub_tests,.venv-38,0.36)
+define hub_tests
+	@if $(1)/bin/python -c 'import huggingface_hub as h; print("huggingface_hub", h.__version__)' 2>/dev/null; then \
+	  $(1)/bin/python -m pytest -q $(HUB_TESTS); \
+	else echo "!!! $(1) has no huggingface_hub: downloads are NOT tested with $(2)" >&2; fi
+endef
+
+hub1-env:
+ifeq ($(PYTHON39),)
+	@echo "!!! no Python 3.9 was found (PATH, ~/.pyenv): downloads are NOT tested with huggingface_hub 1.x" >&2
+else
+	@$(MAKE) --no-print-directory .venv-hub1/.done
 endif
+.venv-hub1/.done: scripts/hub1-requirements.txt
+	test -x .venv-hub1/bin/python || $(PYTHON39) -m venv .venv-hub1
+	.venv-hub1/bin/python $(PIP) --upgrade pip
+	.venv-hub1/bin/python $(PIP) -r scripts/hub1-requirements.txt
+	touch $@
+
+# The stand-in Hub beside olah; needs git-lfs (apt-get install git-lfs). Not part of test.
+test-olah: .venv/.done
+	@if command -v git-lfs >/dev/null; then \
+	  $(MAKE) --no-print-directory .venv-olah/.done && \
+	  MOAI_OLAH=$(CURDIR)/.venv-olah/bin/python .venv/bin/python -m pytest -q -m olah tests/worker/test_hub_against_olah.py; \
+	else echo "!!! git-lfs is missing (apt-get install git-lfs): the stand-in Hub was NOT compared with olah" >&2; fi
+.venv-olah/.done: scripts/olah-requirements.txt
+	test -x .venv-olah/bin/python || $(PYTHON) -m venv .venv-olah
+	.venv-olah/bin/python $(PIP) -r scripts/olah-requirements.txt
+	touch $@
 
 test-faults: install
 	MOAI_TEST_SEEDS=20 .venv/bin/python -m pytest -q -n $(WORKERS) tests/contract tests/e2e
@@ -106,4 +134,4 @@ demo: .venv/.done train-env
 	.venv/bin/python scripts/demo.py
 
 clean:
-	rm -rf .venv .venv-train .venv-38 .cache node_modules demo-output dist
+	rm -rf .venv .venv-train .venv-38 .venv-hub1 .venv-olah .cache node_modules demo-output dist

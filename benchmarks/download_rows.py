@@ -66,7 +66,7 @@ def _medians(work: Path, rounds: int, *ways: Callable[[Path], None]) -> list[flo
     """Seconds of each way into an empty folder, alternately."""
     times: list[list[float]] = [[] for _ in ways]
     for _ in range(rounds):
-        for way, kept in zip(ways, times):
+        for way, kept in zip(ways, times, strict=True):
             target = work / "target"
             target.mkdir()
             os.sync()

@@ -30,12 +30,14 @@ _FOREIGN_DIRS = ("onnx", "original", "coreml", "openvino", "metal", "gguf", "tfl
 
 
 class PlanFile(NamedTuple):
-    """One file: ``etag`` is its name in the cache (git blob SHA-1, or the LFS SHA-256)."""
+    """One file: ``etag`` is its name in the cache (git blob SHA-1, or the LFS SHA-256). ``xet``: it
+    lies in Xet storage (which also serves plain HTTP, see ``xet``)."""
 
     path: str
     size_bytes: int
     etag: str
     sha256: Optional[str]
+    xet: bool = False
 
 
 def parse_entry(entry: Mapping[str, Any], repo_type: str, repo_id: str) -> PlanFile:
@@ -55,7 +57,7 @@ def parse_entry(entry: Mapping[str, Any], repo_type: str, repo_id: str) -> PlanF
         raise _hostile(repo_type, repo_id, "no usable digest for %s" % path)
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         raise _hostile(repo_type, repo_id, "no usable size for %s" % path)
-    return PlanFile(path, size, etag, sha256)
+    return PlanFile(path, size, etag, sha256, bool(entry.get("xetHash")))
 
 
 def bad_path(path: Any) -> str:

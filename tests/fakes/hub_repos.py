@@ -37,6 +37,8 @@ class RepoFile:
         self.lfs = self.size >= LFS_BYTES or path.endswith(LFS_SUFFIXES)
         self.oid = sha1.hexdigest()
         self.etag = self.sha256 if self.lfs else self.oid
+        #: Set to pretend that it lies in Xet storage (which the stand-in does not speak).
+        self.xet_hash = ""
 
     def read(self, offset: int, size: int) -> bytes:
         """Bytes from ``offset``, at most ``size``."""
@@ -51,6 +53,8 @@ class RepoFile:
         shown: Dict[str, object] = {"type": "file", "oid": self.oid, "size": self.size, "path": self.path}
         if self.lfs:
             shown["lfs"] = {"oid": self.sha256, "size": self.size, "pointerSize": 134}
+        if self.xet_hash:
+            shown["xetHash"] = self.xet_hash
         if expand:
             shown["lastCommit"] = {"id": commit, "title": "data", "date": "2024-01-01T00:00:00.000Z"}
         return shown

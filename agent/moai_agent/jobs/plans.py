@@ -92,6 +92,7 @@ def download(place: Place, name: str, repo: str, kind: str, revision: str, outpu
         "endpoint": place.endpoint,
         "hf_home": place.hf_home,
         "token_env": "HF_TOKEN",
+        "python": place.python,
     }
     if output:
         inputs["output"] = output

@@ -9,13 +9,15 @@ Refuses nothing itself; ``hub`` and ``download`` do. Runs as a job's step on the
 """
 
 import os
-from typing import Any, Dict, Mapping, Sequence, Tuple
+import threading
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, Mapping, Optional, Sequence, Tuple
 
-from .. import othercache
+from .. import othercache, xet
 from ..access import when_granted
 from ..download import download, download_to_folder
 from ..hub import DEFAULT_ENDPOINT, Plan, plan_download
-from ..hubcache import CacheTarget, human
+from ..hubcache import CacheTarget, FolderTarget, RepoLock, check_space, human, unique_files
 from ..hubhome import caches, find_token, hf_home
 from ..transferprogress import Progress
 
@@ -33,7 +35,8 @@ def run(inputs: Mapping[str, Any], report: Any) -> Dict[str, Any]:
             ``~/.cache/huggingface``; the cache is ``hub`` below it), ``output`` (a plain folder
             instead of the cache), ``token_env`` (``HF_TOKEN``), ``allow`` and ``ignore`` (lists of
             patterns), ``streams`` (1 to 32; absent or 0 = 4, and up to 16 where they are faster), ``wait_for_access`` (seconds to wait for a
-            gated repository; absent or 0 = not at all).
+            gated repository; absent or 0 = not at all), ``python`` (the environment's, for files that
+            need hf-xet).
         report: a ``Reporter``.
 
     Returns ``path`` (the folder), ``commit`` (empty for a folder that was here), ``bytes``, ``files``;
@@ -67,16 +70,20 @@ def run(inputs: Mapping[str, Any], report: Any) -> Dict[str, Any]:
     output = os.path.expanduser(str(inputs["output"])) if inputs.get("output") else ""
     found = othercache.search(plan, caches(), "" if output else cache)
     _tell_unfinished(plan, report, [cache] + ([found.cache] if found else []))
-    elsewhere = found.blobs if found else {}
+    elsewhere = dict(found.blobs) if found else {}
     here = False
     if output:
-        path = download_to_folder(plan, output, endpoint, token, report, streams, None, elsewhere)
+        folder_target = FolderTarget(output, plan)
+        with _by_xet(plan, folder_target, inputs, endpoint, token, report, elsewhere):
+            path = download_to_folder(plan, output, endpoint, token, report, streams, None, elsewhere)
     else:
         target = CacheTarget(cache, plan)
         here = all(target.present(file) for file in plan.files)
         path = "" if here or found is None else _in_place(plan, found, target, cache, report)
         here = here or bool(path)
-        path = path or download(plan, cache, endpoint, token, report, streams, None, elsewhere)
+        if not path:
+            with _by_xet(plan, target, inputs, endpoint, token, report, elsewhere):
+                path = download(plan, cache, endpoint, token, report, streams, None, elsewhere)
     report.artifact(repo_type, path, commit=plan.commit, repo_id=repo_id)
     result = {"path": path, "commit": plan.commit, "bytes": plan.total_bytes, "files": len(plan.files)}
     return dict(result, reused=True) if here else result
@@ -102,6 +109,42 @@ def _tell_unfinished(plan: Plan, report: Any, places: Sequence[str]) -> None:
             "%d unfinished files of huggingface_hub take %s in %s; unless it is downloading there now: rm %s/*.incomplete"
             % (files, human(size_bytes), folder, folder)
         )
+
+
+@contextmanager
+def _by_xet(
+    plan: Plan,
+    target: Any,
+    inputs: Mapping[str, Any],
+    endpoint: str,
+    token: Optional[str],
+    report: Any,
+    elsewhere: Dict[str, str],
+) -> Iterator[None]:
+    """Fetch what plain HTTP does not give out, one job at a time, and add it to ``elsewhere``."""
+    missing = [f for f in unique_files(plan.files) if f.xet and f.etag not in elsewhere and not target.present(f)]
+    files = xet.only_by_xet(plan, missing, endpoint, token) if missing else []
+    if not files:
+        yield
+        return
+    folder = os.path.join(os.path.dirname(target.part_base(files[0])), "xet.moai-part")
+    told = threading.Event()
+
+    def waiting() -> None:
+        if not told.is_set():
+            told.set()
+            report.phase("waiting", "Another job is downloading %s; waiting for it" % plan.repo_id)
+
+    with RepoLock(target.lock_path + ".xet", waiting, threading.Event()):
+        files = [file for file in files if not target.present(file)]
+        try:
+            if files:
+                check_space(target.root, sum(file.size_bytes for file in files), len(files))
+                python = str(inputs.get("python") or "")
+                elsewhere.update(xet.bring(plan, files, python, folder, endpoint, token, report))
+            yield
+        finally:
+            xet.clear(folder)
 
 
 def _in_place(plan: Plan, found: othercache.Found, target: CacheTarget, cache: str, report: Any) -> str:

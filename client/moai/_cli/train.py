@@ -218,5 +218,5 @@ def _show_plan(
 
 def _step_text(step: dict[str, Any]) -> str:
     inputs = step.get("inputs") or {}
-    shown = {k: v for k, v in inputs.items() if v not in (None, "", {}, []) and not isinstance(v, dict) and k not in ("control", "token_env")}
+    shown = {k: v for k, v in inputs.items() if v not in (None, "", {}, []) and not isinstance(v, dict) and k not in ("control", "token_env", "python")}
     return ", ".join(f"{k}={v}" for k, v in shown.items())
