@@ -97,7 +97,7 @@ test-olah: .venv/.done
 	touch $@
 
 test-faults: install
-	MOAI_TEST_SEEDS=20 .venv/bin/python -m pytest -q -n $(WORKERS) tests/contract tests/e2e
+	MOAI_TEST_SEEDS=20 .venv/bin/python -m pytest -q -n $(WORKERS) tests/contract tests/e2e tests/worker/test_download_process.py
 
 check: .venv/.done stubs buf
 	.venv/bin/ruff check .

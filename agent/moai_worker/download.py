@@ -356,12 +356,16 @@ class Transfer:
         with self._changed:
             active = list(self._active)
             done_bytes, files_done = self._finished_bytes + self._unopened_bytes, self._files_done
-        done_bytes += sum(source.part.done_bytes() for source in active)
+        done_bytes += sum(source.part.kept_bytes() for source in active)
         self._progress.show(done_bytes, self.shared.fetched_bytes, files_done, force=force)
 
     def _part(self, file: Any) -> PartFile:
         return PartFile(
-            self._target.part_base(file), file.size_bytes, file.etag, self._options.persist_bytes
+            self._target.part_base(file),
+            file.size_bytes,
+            file.etag,
+            self._options.persist_bytes,
+            self._options.persist_s,
         )
 
     def _bytes_here(self, file: Any) -> int:

@@ -45,6 +45,7 @@ class Options(NamedTuple):
     most_streams: int = 16
     segment_bytes: int = 64 * _MIB
     persist_bytes: int = 16 * _MIB
+    persist_s: float = 5.0
     read_bytes: int = 256 * 1024
     floor_bytes_per_s: float = 64 * 1024.0
     stall_s: float = 60.0

@@ -16,12 +16,14 @@ import fnmatch
 import json
 import os
 import re
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from .errors import StepError
 
 #: A git object name: SHA-1, or SHA-256 in repositories of that kind (and LFS digests).
 COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
+#: Control characters, backslashes, and surrogates (which no file name can hold).
+_CONTROL = re.compile("[\\x00-\\x1f\\x7f\\\\\ud800-\udfff]")
 #: Extensions of weights in other formats than safetensors and PyTorch's.
 _FOREIGN = (".h5", ".msgpack", ".ot", ".onnx", ".onnx_data", ".gguf", ".tflite", ".mlmodel", ".pdparams")
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
@@ -64,7 +66,7 @@ def bad_path(path: Any) -> str:
     """Why a path of a repository cannot be written below a folder; empty when it can."""
     if not isinstance(path, str) or not path:
         return "which is empty"
-    if "\\" in path or any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) <= 0xDFFF for c in path):
+    if _CONTROL.search(path):
         return "which holds control characters or backslashes"
     parts = path.split("/")
     if parts[0] == "" or re.match(r"[A-Za-z]:", path):
@@ -110,10 +112,10 @@ def select(
             ending in ``/`` means the folder). What ``allow`` names is never called a duplicate.
     """
     chosen, left_out = [], []
-    folders: Dict[str, List[str]] = {}
+    folders: Dict[str, _Folder] = {}
     for file in files:
         folder, name = os.path.split(file.path)
-        folders.setdefault(folder, []).append(name)
+        folders.setdefault(folder, _Folder()).add(name)
     for file in files:
         why = ""
         if allow and not _matches(file.path, allow):
@@ -133,22 +135,36 @@ def _matches(path: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatch(path, p + "*" if p.endswith("/") else p) for p in patterns)
 
 
-def _duplicate(path: str, folders: Dict[str, List[str]]) -> str:
+class _Folder:
+    """What lies beside each other in one folder of a repository."""
+
+    def __init__(self) -> None:
+        self.weights: Set[str] = set()
+        self.safe: Set[str] = set()
+        self.has_model_safe = False
+
+    def add(self, name: str) -> None:
+        """Note one file."""
+        if _is_weights(name):
+            self.weights.add(name)
+        if name.endswith(".safetensors"):
+            self.safe.add(name)
+            self.has_model_safe = self.has_model_safe or name.startswith("model")
+
+
+def _duplicate(path: str, folders: Dict[str, _Folder]) -> str:
     folder, name = os.path.split(path)
     stem, extension = os.path.splitext(name)
     top = path.split("/")[0]
-    if folder and top in _FOREIGN_DIRS and any(_is_weights(n) for n in folders.get("", [])):
+    if folder and top in _FOREIGN_DIRS and "" in folders and folders[""].weights:
         return "second copy of the weights (%s/)" % top
-    if extension != ".safetensors" and extension not in _PICKLES + _FOREIGN:
-        return ""
-    beside = [n for n in folders[folder] if n != name]
-    safe = [n for n in beside if n.endswith(".safetensors")]
+    beside = folders[folder]
     if extension == ".safetensors":
-        vendors = stem.startswith("consolidated") and any(n.startswith("model") for n in safe)
+        vendors = stem.startswith("consolidated") and beside.has_model_safe
         return "second copy of the weights (vendor layout)" if vendors else ""
-    if extension in _PICKLES and safe:
+    if extension in _PICKLES and beside.safe:
         return "second copy of the weights (pickle; safetensors is taken)"
-    if extension in _FOREIGN and any(_is_weights(n) for n in beside):
+    if extension in _FOREIGN and beside.weights:
         return "second copy of the weights (%s)" % extension
     return ""
 

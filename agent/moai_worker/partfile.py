@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 import threading
+import time
 from typing import Any, List, Optional, Tuple
 
 #: Bytes hashed between two looks at the generation.
@@ -71,19 +72,25 @@ class PartFile:
     Args:
         base: path without suffix; its folder must exist when bytes are written.
         etag: git blob SHA-1 (40 hex digits) or SHA-256 (64) of the whole content.
-        persist_bytes: ``wants_persist`` turns true after so many bytes not yet in the sidecar.
+        persist_bytes, persist_s: ``wants_persist`` turns true after so many bytes not yet in the sidecar,
+            or so many seconds after it was written, whichever comes first.
     """
 
-    def __init__(self, base: str, size_bytes: int, etag: str, persist_bytes: int = 16 * 1024 * 1024) -> None:
+    def __init__(
+        self, base: str, size_bytes: int, etag: str, persist_bytes: int = 16 * 1024 * 1024, persist_s: float = 5.0
+    ) -> None:
         self.path = base + PART_SUFFIX
         self.sidecar_path = base + SIDECAR_SUFFIX
         self.size_bytes = size_bytes
         self.etag = etag
         self.persist_bytes = persist_bytes
+        self.persist_s = persist_s
         self.generation = 0
         self.validator = ""  # the ETag of the answers the bytes came from; empty while unknown
         self._ranges: List[Range] = []
         self._unpersisted_bytes = 0
+        self._kept_bytes = 0
+        self._persisted_s = time.monotonic()
         self._fd = -1
         self._lock = threading.Lock()
         self._persist_lock = threading.Lock()
@@ -111,12 +118,18 @@ class PartFile:
             for low, high in ranges:
                 self._ranges = add_range(self._ranges, low, high)
             self.validator = validator
-            return _covered(self._ranges)
+            self._kept_bytes = _covered(self._ranges)
+            return self._kept_bytes
 
     def done_bytes(self) -> int:
         """Bytes written so far, persisted or not."""
         with self._lock:
             return _covered(self._ranges)
+
+    def kept_bytes(self) -> int:
+        """Bytes that a kill now would leave: what people are shown, so that it never goes back."""
+        with self._lock:
+            return self._kept_bytes
 
     def missing(self, longest_bytes: int) -> List[Range]:
         """Ranges still to fetch, in order."""
@@ -156,8 +169,11 @@ class PartFile:
             self._unpersisted_bytes += len(data)
 
     def wants_persist(self) -> bool:
-        """Whether more than ``persist_bytes`` would be lost by a kill now."""
-        return self._unpersisted_bytes >= self.persist_bytes
+        """Whether more than ``persist_bytes``, or any bytes older than ``persist_s``, would be lost by a
+        kill now."""
+        if not self._unpersisted_bytes:
+            return False
+        return self._unpersisted_bytes >= self.persist_bytes or time.monotonic() - self._persisted_s >= self.persist_s
 
     def persist(self) -> None:
         """Make what was written so far survive a kill or a power cut. Raises DiskError."""
@@ -176,8 +192,10 @@ class PartFile:
             except OSError as error:
                 raise DiskError(error)
             with self._lock:
+                self._persisted_s = time.monotonic()
                 if generation == self.generation:
                     self._unpersisted_bytes -= taken_bytes
+                    self._kept_bytes = _covered(ranges)
 
     def restart(self, generation: int) -> int:
         """Forget every byte, because they belong to another version or are wrong.
@@ -189,7 +207,7 @@ class PartFile:
             if generation != self.generation:
                 return self.generation
             self.generation += 1
-            self._ranges, self.validator, self._unpersisted_bytes = [], "", 0
+            self._ranges, self.validator, self._unpersisted_bytes, self._kept_bytes = [], "", 0, 0
             self._close()
             self._remove()
             return self.generation

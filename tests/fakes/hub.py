@@ -30,6 +30,7 @@ import socketserver
 import ssl
 import sys
 import threading
+import time
 import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Dict, List, Optional, Tuple
@@ -51,6 +52,7 @@ class Request:
     def __init__(self, host: str, method: str, path: str, token: str, range_: str) -> None:
         self.host, self.method, self.path, self.token, self.range = host, method, path, token, range_
         self.status = 0
+        self.at_s = time.monotonic()
 
 
 class HubServer:
@@ -416,7 +418,8 @@ class _Handler(BaseHTTPRequestHandler):
             if start >= file.size:
                 return self._send(416, {"Content-Range": "bytes */%d" % file.size}, b"")
             status = 206
-            headers = dict(headers, **{"Content-Range": "bytes %d-%d/%d" % (start, end - 1, file.size)})
+            at, size = start + (kind == "wrong_range"), file.size + (kind == "total")
+            headers = dict(headers, **{"Content-Range": "bytes %d-%d/%d" % (at, end - 1, size)})
         else:
             status, start, end = 200, 0, file.size
         self._head(status, dict(headers, **{"Accept-Ranges": "bytes", "Content-Length": str(end - start)}))

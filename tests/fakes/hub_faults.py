@@ -8,7 +8,8 @@ Kinds that hit a body of a file: ``reset`` (TCP RST after ``after_bytes``), ``sh
 connection stays open), ``slow`` (``chunk_bytes`` each ``every_s``), ``hold`` (all requests together
 get ``after_bytes``, then wait for ``release``), ``wrong`` (right length, other bytes), ``etag``
 (another ETag and other bytes), ``length`` (another length, with an HTML page), ``ignore_range``
-(200 and the whole file). Kinds that hit an answer: ``status`` (``status``, ``headers``; ``where`` is
+(200 and the whole file), ``wrong_range`` (206 with a neighbour's range in ``Content-Range``), ``total``
+(206 with another length of the whole). Kinds that hit an answer: ``status`` (``status``, ``headers``; ``where`` is
 ``file``, ``resolve`` or ``api``), ``expired`` (403 for a signed address).
 
 Runs inside the stand-in's process.

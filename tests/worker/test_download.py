@@ -5,14 +5,16 @@ import os
 import random
 import shutil
 import threading
+import time
 
 import pytest
 from fakes.hub import HubServer
 from moai_worker import hubcache, partfile
 from moai_worker.download import download, download_to_folder
 from moai_worker.errors import StepError
-from moai_worker.fetch import Options
+from moai_worker.fetch import Fetcher, Options, Shared, Stopped
 from moai_worker.hub import plan_download
+from moai_worker.hubfiles import parse_entry, refuse_clashes, select
 from moai_worker.hubhome import find_token
 from moai_worker.partfile import PartFile, add_range, missing_ranges
 from moai_worker.reporter import Reporter
@@ -202,6 +204,8 @@ RESTARTS = {
     "another etag later": dict(kind="etag", times=1, min_start=1),
     "login page": dict(kind="length", times=2),
     "416": dict(kind="status", status=416, times=1, min_start=1),
+    "another range than asked for": dict(kind="wrong_range", times=3),
+    "another length of the whole": dict(kind="total", times=2),
 }
 
 
@@ -562,3 +566,70 @@ def test_more_connections_are_opened_where_each_is_slow_and_fewer_where_one_was_
 
 def threads():
     return sum(thread.name.startswith("download") for thread in threading.enumerate())
+
+
+def test_fifty_resets_and_one_slow_stream_of_eight_cost_no_received_byte_twice(hub, repo, tmp_path, monkeypatch):
+    received = []
+    real = Shared.count
+    monkeypatch.setattr(Shared, "count", lambda shared, size: received.append(size) or real(shared, size))
+    reset = hub.fault("reset", "*.safetensors", times=25, after_bytes=66 * KIB)
+    fin = hub.fault("short", "*.safetensors", times=5, after_bytes=66 * KIB)
+    assert content(fetch(hub, tmp_path / "a", streams=1)) == FILES
+    assert (reset.hits, fin.hits) == (25, 5)
+    assert sum(received) == sum(map(len, FILES.values()))
+    del received[:]
+    reset = hub.fault("reset", "*.safetensors", times=25, after_bytes=66 * KIB)
+    slow = hub.fault("slow", "*.safetensors", times=1, chunk_bytes=16, every_s=0.02)
+    small = WATCHFUL._replace(segment_bytes=128 * KIB)
+    assert content(fetch(hub, tmp_path / "b", small, streams=8)) == FILES
+    assert (reset.hits, slow.hits) == (25, 1)
+    assert sum(received) == sum(map(len, FILES.values()))
+
+
+def test_the_pause_a_hub_asks_for_is_kept_before_its_next_request(hub, repo, tmp_path):
+    hub.fault("status", where="resolve", status=429, times=1, headers={"Retry-After": "1"})
+    assert content(fetch(hub, tmp_path, streams=1)) == FILES
+    asked = hub.seen("GET", "/resolve/")
+    refused = next(i for i, request in enumerate(asked) if request.status == 429)
+    # A busy machine only waits longer: less than was asked for would be the mistake.
+    assert asked[refused + 1].at_s - asked[refused].at_s >= 1.0
+
+
+def test_every_stream_keeps_the_pause_a_hub_asked_one_of_them_for(hub, repo):
+    shared = Shared(lambda text: None)
+    shared.hub_pause_until_s = time.monotonic() + 3600.0
+    fetcher = Fetcher(plan(hub), hub.endpoint, None, FAST, shared)
+    before = len(hub.requests)
+    shared.stop.set()
+    with pytest.raises(Stopped):
+        fetcher._await_hub()
+    fetcher.close()
+    assert len(hub.requests) == before
+
+
+def test_a_hundred_thousand_files_in_one_folder_are_planned_in_a_few_seconds():
+    entries = [
+        {"type": "file", "path": "%s-%d.%s" % (stem, i, ext), "size": 1, "oid": "%040x" % i, "lfs": None}
+        for i in range(25_000)
+        for stem, ext in (("model", "safetensors"), ("pytorch_model", "bin"), ("tf", "h5"), ("notes", "txt"))
+    ]
+    files = [parse_entry(entry, "model", "org/name") for entry in entries]
+    refuse_clashes(files, "model", "org/name")
+    chosen, left_out = select(files, "model")
+    assert (len(chosen), len(left_out)) == (50_000, 50_000)
+
+
+def test_what_is_shown_is_what_a_kill_would_leave(tmp_path):
+    part = PartFile(str(tmp_path / "x"), 100, "a" * 40, persist_bytes=50, persist_s=3600.0)
+    part.write(0, 0, b"x" * 40)
+    assert (part.done_bytes(), part.kept_bytes(), part.wants_persist()) == (40, 0, False)
+    part.write(0, 40, b"x" * 10)
+    assert part.wants_persist()
+    part.persist()
+    part.write(0, 50, b"x")
+    assert (part.done_bytes(), part.kept_bytes()) == (51, 50)
+    again = PartFile(str(tmp_path / "x"), 100, "a" * 40)
+    assert again.load() == again.kept_bytes() == 50
+    part.persist_s = 0.0  # on a thin line the seconds decide
+    assert part.wants_persist()
+    part.close()

@@ -28,10 +28,10 @@ from moai_worker.download import download
 from moai_worker.fetch import Options
 from moai_worker.hub import plan_download
 from moai_worker.reporter import Reporter
-endpoint, cache, reports, persist, streams = sys.argv[1:]
+endpoint, cache, reports, persist, streams, name = sys.argv[1:]
 options = Options(segment_bytes=768 * 1024, persist_bytes=int(persist), read_bytes=16 * 1024,
                   backoff_base_s=0.01, lock_poll_s=0.02, reserve_bytes=0)
-plan = plan_download("org/name", endpoint=endpoint)
+plan = plan_download(name, endpoint=endpoint)
 print(download(plan, cache, endpoint, None, Reporter(reports), int(streams), options))
 """
 
@@ -51,14 +51,14 @@ def start(hub, tmp_path):
     """Start a downloading process; those still running are killed at the end."""
     children = []
 
-    def starter():
+    def starter(name="org/name"):
         import moai_worker
 
         root = os.path.dirname(os.path.dirname(os.path.abspath(moai_worker.__file__)))
         reports = str(tmp_path / ("reports%d" % len(children)))
         argv = [sys.executable, "-c", CHILD, hub.endpoint, str(tmp_path / "hub"), reports]
         child = subprocess.Popen(
-            argv + [str(PERSIST), str(STREAMS)],
+            argv + [str(PERSIST), str(STREAMS), name],
             env=dict(os.environ, PYTHONPATH=root),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -109,7 +109,11 @@ def phases(child):
     return [line["data"]["phase"] for line in lines if line["type"] == "phase"]
 
 
-@pytest.mark.parametrize("at_kib", [200, 900, 1700, 2900])
+#: Where to kill; ``make test-faults`` asks for twenty.
+POINTS = [200, 2900] + random.Random(17).sample(range(210, 2890), max(2, int(os.environ.get("MOAI_TEST_SEEDS") or 4) - 2))
+
+
+@pytest.mark.parametrize("at_kib", POINTS)
 def test_a_kill_at_any_byte_costs_less_than_was_allowed_to_be_unpersisted(hub, start, tmp_path, at_kib):
     hold = hub.fault("hold", "*.safetensors", times=None, after_bytes=at_kib * KIB)
     child = start()
@@ -120,10 +124,21 @@ def test_a_kill_at_any_byte_costs_less_than_was_allowed_to_be_unpersisted(hub, s
     kept = persisted(tmp_path)
     asked_before = len(hub.seen("GET", "/cdn/"))
     hub.faults.clear()
-    path = finish(start())
+    again = start()
+    path = finish(again)
+    shown, shown_after = done(child), done(again)
+    assert shown == sorted(shown) and shown_after == sorted(shown_after)
+    assert shown[-1:] <= shown_after[:1] and shown_after[-1] == SIZE + len(FILES["config.json"])
     with open(os.path.join(path, "model.safetensors"), "rb") as stream:
         assert stream.read() == WEIGHTS
     assert asked(hub, asked_before) == SIZE - kept
+
+
+def done(child):
+    """Bytes the progress of a process showed."""
+    with open(child.reports, "rb") as stream:
+        lines = [json.loads(line.decode()) for line in stream.read().splitlines()]
+    return [line["data"]["done"] for line in lines if line["type"] == "progress"]
 
 
 def asked(hub, first_request):
@@ -160,6 +175,17 @@ def test_two_jobs_fetch_a_repository_once(hub, start, tmp_path):
     hold.release()
     assert finish(first) == finish(second)
     assert hub.bytes_served() == SIZE + len(FILES["config.json"])
+
+
+def test_another_repository_does_not_wait_for_one_that_is_stuck(hub, start, tmp_path):
+    hub.add_model("org/other", {"config.json": b"{}", "small.safetensors": b"x" * 5000})
+    hold = hub.fault("hold", "model.safetensors", times=None, after_bytes=500 * KIB)
+    first = start()
+    assert hold.reached.wait(20)
+    assert finish(start("org/other")).endswith(hub.repos["model", "org/other"].refs["main"])
+    assert first.poll() is None
+    hold.release()
+    finish(first)
 
 
 def test_when_the_first_of_two_jobs_is_killed_the_second_goes_on_where_it_stopped(hub, start, tmp_path):
