@@ -54,7 +54,8 @@ def plan(
     here, other = held(made, hf_home, login, bool(request.output))
     missing = sum(file.size_bytes for file in unique_files(made.files) if file.etag not in here)
     if request.output:
-        target = os.path.abspath(os.path.expanduser(request.output))
+        home = login.get("HOME") or os.path.expanduser("~")
+        target = os.path.normpath(os.path.join(home, os.path.expanduser(request.output)))
     else:
         target = hf_home if login.get("HF_HOME") else folder
     place = existing(target)
