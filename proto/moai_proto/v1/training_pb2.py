@@ -16,7 +16,7 @@ from moai_proto.v1 import dataset_pb2 as moai__proto_dot_v1_dot_dataset__pb2
 from moai_proto.v1 import job_pb2 as moai__proto_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmoai_proto/v1/training.proto\x12\rmoai_proto.v1\x1a\x1bmoai_proto/v1/dataset.proto\x1a\x17moai_proto/v1/job.proto\"\xdf\x02\n\x0cTrainingSpec\x12\r\n\x05model\x18\x01 \x01(\t\x12\x16\n\x0emodel_revision\x18\x02 \x01(\t\x12+\n\x07\x64\x61taset\x18\x03 \x01(\x0b\x32\x1a.moai_proto.v1.DatasetSpec\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\x11\n\tmax_steps\x18\x05 \x01(\x03\x12\x0e\n\x06\x65pochs\x18\x06 \x01(\x01\x12\x12\n\nbatch_size\x18\x07 \x01(\x05\x12\x15\n\rlearning_rate\x18\x08 \x01(\x01\x12\x0e\n\x06output\x18\t \x01(\t\x12\x10\n\x08\x65ndpoint\x18\n \x01(\t\x12;\n\x08settings\x18\x0b \x03(\x0b\x32).moai_proto.v1.TrainingSpec.SettingsEntry\x12\r\n\x05smoke\x18\x0c \x01(\x08\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"p\n\x13PlanTrainingRequest\x12*\n\x07options\x18\x01 \x01(\x0b\x32\x19.moai_proto.v1.JobOptions\x12-\n\x08training\x18\x02 \x01(\x0b\x32\x1b.moai_proto.v1.TrainingSpec\"j\n\x14PlanTrainingResponse\x12\x11\n\tplan_json\x18\x01 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x02 \x01(\t\x12\x1a\n\x12\x65nvironment_reason\x18\x03 \x01(\t\x12\x0e\n\x06output\x18\x04 \x01(\t\"\xa6\x01\n\x17\x45stimateTrainingRequest\x12-\n\x08training\x18\x01 \x01(\x0b\x32\x1b.moai_proto.v1.TrainingSpec\x12\x0c\n\x04rows\x18\x02 \x01(\x03\x12\r\n\x05token\x18\x03 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x04 \x01(\t\x12\x0c\n\x04work\x18\x05 \x01(\t\x12\r\n\x05quick\x18\x06 \x01(\x08\x12\r\n\x05proxy\x18\x07 \x01(\t\"b\n\x06\x46igure\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\x05value\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04unit\x18\x03 \x01(\t\x12\x10\n\x08\x65vidence\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\tB\x08\n\x06_value\"%\n\x07\x43oncern\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\xea\x02\n\x18\x45stimateTrainingResponse\x12\x0e\n\x06\x63ommit\x18\x01 \x01(\t\x12\x12\n\nmodel_type\x18\x02 \x01(\t\x12\r\n\x05gated\x18\x03 \x01(\x08\x12&\n\x07\x66igures\x18\x04 \x03(\x0b\x32\x15.moai_proto.v1.Figure\x12(\n\x08\x63oncerns\x18\x05 \x03(\x0b\x32\x16.moai_proto.v1.Concern\x12\x1a\n\x12recommended_flavor\x18\x06 \x01(\t\x12\x1e\n\x16recommended_batch_size\x18\x07 \x01(\x05\x12\x13\n\x0bguide_model\x18\x08 \x01(\t\x12\x10\n\x08provider\x18\t \x01(\t\x12\x0e\n\x06\x66lavor\x18\n \x01(\t\x12\x1d\n\x10memory_total_mib\x18\x0b \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06\x66older\x18\x0c \x01(\t\x12\x12\n\nfree_bytes\x18\r \x01(\x03\x42\x13\n\x11_memory_total_mib\"q\n\x14StartTrainingRequest\x12*\n\x07options\x18\x01 \x01(\x0b\x32\x19.moai_proto.v1.JobOptions\x12-\n\x08training\x18\x02 \x01(\x0b\x32\x1b.moai_proto.v1.TrainingSpec\"8\n\x15StartTrainingResponse\x12\x1f\n\x03job\x18\x01 \x01(\x0b\x32\x12.moai_proto.v1.Job\"\xbf\x01\n\x0fGenerateRequest\x12*\n\x07options\x18\x01 \x01(\x0b\x32\x19.moai_proto.v1.JobOptions\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07prompts\x18\x03 \x03(\t\x12\x13\n\x0bprompt_file\x18\x04 \x01(\t\x12\x10\n\x08template\x18\x05 \x01(\t\x12\x16\n\x0emax_new_tokens\x18\x06 \x01(\x05\x12\x0f\n\x07\x63ompare\x18\x07 \x01(\x08\x12\x10\n\x08\x65ndpoint\x18\x08 \x01(\t\"3\n\x10GenerateResponse\x12\x1f\n\x03job\x18\x01 \x01(\x0b\x32\x12.moai_proto.v1.Job2\xf8\x02\n\x0fTrainingService\x12W\n\x0cPlanTraining\x12\".moai_proto.v1.PlanTrainingRequest\x1a#.moai_proto.v1.PlanTrainingResponse\x12\x63\n\x10\x45stimateTraining\x12&.moai_proto.v1.EstimateTrainingRequest\x1a\'.moai_proto.v1.EstimateTrainingResponse\x12Z\n\rStartTraining\x12#.moai_proto.v1.StartTrainingRequest\x1a$.moai_proto.v1.StartTrainingResponse\x12K\n\x08Generate\x12\x1e.moai_proto.v1.GenerateRequest\x1a\x1f.moai_proto.v1.GenerateResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmoai_proto/v1/training.proto\x12\rmoai_proto.v1\x1a\x1bmoai_proto/v1/dataset.proto\x1a\x17moai_proto/v1/job.proto\"4\n\x0eNetworkAddress\x12\x11\n\tinterface\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\"2\n\x10OfferPeerRequest\x12\r\n\x05nonce\x18\x01 \x01(\x0c\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"S\n\x11OfferPeerResponse\x12\x30\n\taddresses\x18\x01 \x03(\x0b\x32\x1d.moai_proto.v1.NetworkAddress\x12\x0c\n\x04port\x18\x02 \x01(\x05\"a\n\x10ReachPeerRequest\x12\x30\n\taddresses\x18\x01 \x03(\x0b\x32\x1d.moai_proto.v1.NetworkAddress\x12\x0c\n\x04port\x18\x02 \x01(\x05\x12\r\n\x05nonce\x18\x03 \x01(\x0c\"n\n\x0bPeerAttempt\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x12\n\nis_reached\x18\x02 \x01(\x08\x12\x0c\n\x04text\x18\x03 \x01(\t\x12,\n\x05local\x18\x04 \x01(\x0b\x32\x1d.moai_proto.v1.NetworkAddress\"A\n\x11ReachPeerResponse\x12,\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32\x1a.moai_proto.v1.PeerAttempt\"i\n\rTrainingGroup\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04rank\x18\x02 \x01(\x05\x12\x0c\n\x04size\x18\x03 \x01(\x05\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x0c\n\x04port\x18\x05 \x01(\x05\x12\x11\n\tinterface\x18\x06 \x01(\t\"\x9a\x03\n\x0cTrainingSpec\x12\r\n\x05model\x18\x01 \x01(\t\x12\x16\n\x0emodel_revision\x18\x02 \x01(\t\x12+\n\x07\x64\x61taset\x18\x03 \x01(\x0b\x32\x1a.moai_proto.v1.DatasetSpec\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\x11\n\tmax_steps\x18\x05 \x01(\x03\x12\x0e\n\x06\x65pochs\x18\x06 \x01(\x01\x12\x12\n\nbatch_size\x18\x07 \x01(\x05\x12\x15\n\rlearning_rate\x18\x08 \x01(\x01\x12\x0e\n\x06output\x18\t \x01(\t\x12\x10\n\x08\x65ndpoint\x18\n \x01(\t\x12;\n\x08settings\x18\x0b \x03(\x0b\x32).moai_proto.v1.TrainingSpec.SettingsEntry\x12\r\n\x05smoke\x18\x0c \x01(\x08\x12\x0c\n\x04gpus\x18\r \x01(\t\x12+\n\x05group\x18\x11 \x01(\x0b\x32\x1c.moai_proto.v1.TrainingGroup\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"p\n\x13PlanTrainingRequest\x12*\n\x07options\x18\x01 \x01(\x0b\x32\x19.moai_proto.v1.JobOptions\x12-\n\x08training\x18\x02 \x01(\x0b\x32\x1b.moai_proto.v1.TrainingSpec\"j\n\x14PlanTrainingResponse\x12\x11\n\tplan_json\x18\x01 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x02 \x01(\t\x12\x1a\n\x12\x65nvironment_reason\x18\x03 \x01(\t\x12\x0e\n\x06output\x18\x04 \x01(\t\"\xa6\x01\n\x17\x45stimateTrainingRequest\x12-\n\x08training\x18\x01 \x01(\x0b\x32\x1b.moai_proto.v1.TrainingSpec\x12\x0c\n\x04rows\x18\x02 \x01(\x03\x12\r\n\x05token\x18\x03 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x04 \x01(\t\x12\x0c\n\x04work\x18\x05 \x01(\t\x12\r\n\x05quick\x18\x06 \x01(\x08\x12\r\n\x05proxy\x18\x07 \x01(\t\"b\n\x06\x46igure\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\x05value\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04unit\x18\x03 \x01(\t\x12\x10\n\x08\x65vidence\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\tB\x08\n\x06_value\"%\n\x07\x43oncern\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\xea\x02\n\x18\x45stimateTrainingResponse\x12\x0e\n\x06\x63ommit\x18\x01 \x01(\t\x12\x12\n\nmodel_type\x18\x02 \x01(\t\x12\r\n\x05gated\x18\x03 \x01(\x08\x12&\n\x07\x66igures\x18\x04 \x03(\x0b\x32\x15.moai_proto.v1.Figure\x12(\n\x08\x63oncerns\x18\x05 \x03(\x0b\x32\x16.moai_proto.v1.Concern\x12\x1a\n\x12recommended_flavor\x18\x06 \x01(\t\x12\x1e\n\x16recommended_batch_size\x18\x07 \x01(\x05\x12\x13\n\x0bguide_model\x18\x08 \x01(\t\x12\x10\n\x08provider\x18\t \x01(\t\x12\x0e\n\x06\x66lavor\x18\n \x01(\t\x12\x1d\n\x10memory_total_mib\x18\x0b \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06\x66older\x18\x0c \x01(\t\x12\x12\n\nfree_bytes\x18\r \x01(\x03\x42\x13\n\x11_memory_total_mib\"q\n\x14StartTrainingRequest\x12*\n\x07options\x18\x01 \x01(\x0b\x32\x19.moai_proto.v1.JobOptions\x12-\n\x08training\x18\x02 \x01(\x0b\x32\x1b.moai_proto.v1.TrainingSpec\"8\n\x15StartTrainingResponse\x12\x1f\n\x03job\x18\x01 \x01(\x0b\x32\x12.moai_proto.v1.Job\"\xbf\x01\n\x0fGenerateRequest\x12*\n\x07options\x18\x01 \x01(\x0b\x32\x19.moai_proto.v1.JobOptions\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07prompts\x18\x03 \x03(\t\x12\x13\n\x0bprompt_file\x18\x04 \x01(\t\x12\x10\n\x08template\x18\x05 \x01(\t\x12\x16\n\x0emax_new_tokens\x18\x06 \x01(\x05\x12\x0f\n\x07\x63ompare\x18\x07 \x01(\x08\x12\x10\n\x08\x65ndpoint\x18\x08 \x01(\t\"3\n\x10GenerateResponse\x12\x1f\n\x03job\x18\x01 \x01(\x0b\x32\x12.moai_proto.v1.Job2\x98\x04\n\x0fTrainingService\x12W\n\x0cPlanTraining\x12\".moai_proto.v1.PlanTrainingRequest\x1a#.moai_proto.v1.PlanTrainingResponse\x12\x63\n\x10\x45stimateTraining\x12&.moai_proto.v1.EstimateTrainingRequest\x1a\'.moai_proto.v1.EstimateTrainingResponse\x12N\n\tOfferPeer\x12\x1f.moai_proto.v1.OfferPeerRequest\x1a .moai_proto.v1.OfferPeerResponse\x12N\n\tReachPeer\x12\x1f.moai_proto.v1.ReachPeerRequest\x1a .moai_proto.v1.ReachPeerResponse\x12Z\n\rStartTraining\x12#.moai_proto.v1.StartTrainingRequest\x1a$.moai_proto.v1.StartTrainingResponse\x12K\n\x08Generate\x12\x1e.moai_proto.v1.GenerateRequest\x1a\x1f.moai_proto.v1.GenerateResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -25,30 +25,44 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
   _globals['_TRAININGSPEC_SETTINGSENTRY']._options = None
   _globals['_TRAININGSPEC_SETTINGSENTRY']._serialized_options = b'8\001'
-  _globals['_TRAININGSPEC']._serialized_start=102
-  _globals['_TRAININGSPEC']._serialized_end=453
-  _globals['_TRAININGSPEC_SETTINGSENTRY']._serialized_start=406
-  _globals['_TRAININGSPEC_SETTINGSENTRY']._serialized_end=453
-  _globals['_PLANTRAININGREQUEST']._serialized_start=455
-  _globals['_PLANTRAININGREQUEST']._serialized_end=567
-  _globals['_PLANTRAININGRESPONSE']._serialized_start=569
-  _globals['_PLANTRAININGRESPONSE']._serialized_end=675
-  _globals['_ESTIMATETRAININGREQUEST']._serialized_start=678
-  _globals['_ESTIMATETRAININGREQUEST']._serialized_end=844
-  _globals['_FIGURE']._serialized_start=846
-  _globals['_FIGURE']._serialized_end=944
-  _globals['_CONCERN']._serialized_start=946
-  _globals['_CONCERN']._serialized_end=983
-  _globals['_ESTIMATETRAININGRESPONSE']._serialized_start=986
-  _globals['_ESTIMATETRAININGRESPONSE']._serialized_end=1348
-  _globals['_STARTTRAININGREQUEST']._serialized_start=1350
-  _globals['_STARTTRAININGREQUEST']._serialized_end=1463
-  _globals['_STARTTRAININGRESPONSE']._serialized_start=1465
-  _globals['_STARTTRAININGRESPONSE']._serialized_end=1521
-  _globals['_GENERATEREQUEST']._serialized_start=1524
-  _globals['_GENERATEREQUEST']._serialized_end=1715
-  _globals['_GENERATERESPONSE']._serialized_start=1717
-  _globals['_GENERATERESPONSE']._serialized_end=1768
-  _globals['_TRAININGSERVICE']._serialized_start=1771
-  _globals['_TRAININGSERVICE']._serialized_end=2147
+  _globals['_NETWORKADDRESS']._serialized_start=101
+  _globals['_NETWORKADDRESS']._serialized_end=153
+  _globals['_OFFERPEERREQUEST']._serialized_start=155
+  _globals['_OFFERPEERREQUEST']._serialized_end=205
+  _globals['_OFFERPEERRESPONSE']._serialized_start=207
+  _globals['_OFFERPEERRESPONSE']._serialized_end=290
+  _globals['_REACHPEERREQUEST']._serialized_start=292
+  _globals['_REACHPEERREQUEST']._serialized_end=389
+  _globals['_PEERATTEMPT']._serialized_start=391
+  _globals['_PEERATTEMPT']._serialized_end=501
+  _globals['_REACHPEERRESPONSE']._serialized_start=503
+  _globals['_REACHPEERRESPONSE']._serialized_end=568
+  _globals['_TRAININGGROUP']._serialized_start=570
+  _globals['_TRAININGGROUP']._serialized_end=675
+  _globals['_TRAININGSPEC']._serialized_start=678
+  _globals['_TRAININGSPEC']._serialized_end=1088
+  _globals['_TRAININGSPEC_SETTINGSENTRY']._serialized_start=1041
+  _globals['_TRAININGSPEC_SETTINGSENTRY']._serialized_end=1088
+  _globals['_PLANTRAININGREQUEST']._serialized_start=1090
+  _globals['_PLANTRAININGREQUEST']._serialized_end=1202
+  _globals['_PLANTRAININGRESPONSE']._serialized_start=1204
+  _globals['_PLANTRAININGRESPONSE']._serialized_end=1310
+  _globals['_ESTIMATETRAININGREQUEST']._serialized_start=1313
+  _globals['_ESTIMATETRAININGREQUEST']._serialized_end=1479
+  _globals['_FIGURE']._serialized_start=1481
+  _globals['_FIGURE']._serialized_end=1579
+  _globals['_CONCERN']._serialized_start=1581
+  _globals['_CONCERN']._serialized_end=1618
+  _globals['_ESTIMATETRAININGRESPONSE']._serialized_start=1621
+  _globals['_ESTIMATETRAININGRESPONSE']._serialized_end=1983
+  _globals['_STARTTRAININGREQUEST']._serialized_start=1985
+  _globals['_STARTTRAININGREQUEST']._serialized_end=2098
+  _globals['_STARTTRAININGRESPONSE']._serialized_start=2100
+  _globals['_STARTTRAININGRESPONSE']._serialized_end=2156
+  _globals['_GENERATEREQUEST']._serialized_start=2159
+  _globals['_GENERATEREQUEST']._serialized_end=2350
+  _globals['_GENERATERESPONSE']._serialized_start=2352
+  _globals['_GENERATERESPONSE']._serialized_end=2403
+  _globals['_TRAININGSERVICE']._serialized_start=2406
+  _globals['_TRAININGSERVICE']._serialized_end=2942
 # @@protoc_insertion_point(module_scope)
