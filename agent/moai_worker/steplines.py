@@ -22,7 +22,7 @@ _LOSS = re.compile(rb"loss['\"]?\s{0,9}[:=]?\s{0,9}(?:tensor\()?['\"]?" + _NUMBE
 _BEFORE = re.compile(rb"(?:\b(?:(val(?:id(?:ation)?)?|eval|test)|train(?:ing)?)[ _]|(?<!\w))$")
 _BAR = re.compile(rb"^([^%]{0,200}?)\s{0,9}\d{1,3}%\|[^|]{0,300}\|\s{0,9}(\d{1,15})/(\d{1,15}) \[")
 _TRAIN_LABEL = re.compile(rb"train|step|iter|epoch")
-_OTHER = re.compile(rb"\beval|\bvalid|\bsav(?:e|ing)|checkpoint|compil")
+_OTHER = re.compile(rb"\beval|\bvalid|\bsav(?:e|ing)|checkpoint|compil|(?:\b|_)loss\b")
 _ANSI = re.compile(rb"\x1b[\[\]][0-9;?]*[A-Za-z]")
 
 
@@ -98,7 +98,7 @@ class StepLines:
         loss = training_loss(lower)
         if loss is not None or (step and b"[step" in lower and b"/s" in lower):
             return Seen(int(step.group(1)) if step else None, loss, self.offset)
-        return Seen(None, None, self.offset) if _OTHER.search(lower) or b"loss" in lower else None
+        return Seen(None, None, self.offset) if _OTHER.search(lower) else None
 
     def _from_bar(self, bar: Any, lower: bytes) -> Optional[Seen]:
         label, done, total = bar.group(1), int(bar.group(2)), int(bar.group(3))

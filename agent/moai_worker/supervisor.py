@@ -135,10 +135,10 @@ class Supervisor:
         if self.stop_asked is None:
             self.stop_asked = {"state": "INTERRUPTED", "text": "the supervisor was asked to end (SIGTERM)"}
 
-    def _report(self, type: str, step: str = "", **data: Any) -> None:
+    def _report(self, type: str, in_step: str = "", **data: Any) -> None:
         """Append a report; a full disk is survived (events are lost then, the outcome is not)."""
         try:
-            self.reporter.write(type, data, step=step)
+            self.reporter.write(type, data, step=in_step)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
                 raise
@@ -257,7 +257,7 @@ class Supervisor:
             self._report("state", state="RUNNING")
         vitals, looked_s, silence_s = Vitals(), time.monotonic(), _SILENCE_S
         while self.child_status is None and self.stop_asked is None:
-            self._wait(_TICK_S if self._is_growing() else 4 * _TICK_S)
+            self._wait(min(self.limits.look_every_s, _TICK_S if self._is_growing() else 4 * _TICK_S))
             now_s = time.monotonic()
             if self.last_time_s > looked_s:
                 silence_s = _SILENCE_S
@@ -289,7 +289,14 @@ class Supervisor:
 
     def _attend(self, watch: Watch, name: str) -> None:
         """Say what the watchers see, and do what was asked for that case."""
-        for found in watch.look(time.monotonic()):
+        try:
+            findings = watch.look(time.monotonic())
+        except Exception as error:
+            # The edge again: a defect in what only watches must not cost the job.
+            traceback.print_exc()
+            self._report("message", name, text="watching failed: %r" % error, level="warning", code="INTERNAL")
+            findings = []
+        for found in findings:
             self._report(
                 "message", name, text="%s; %s" % (found.text, found.advice), level="warning",
                 code=CODES[found.kind], advice=found.advice, **found.data
@@ -365,7 +372,7 @@ class Supervisor:
             data["reason"] = outcome.reason
         if isinstance(result.get("result"), dict):
             data["result"] = result["result"]
-        self._report("step", step=name, **data)
+        self._report("step", name, **data)
         return outcome
 
     def _stopped(self, code: Optional[int] = None) -> Outcome:
@@ -407,7 +414,7 @@ class Supervisor:
         """In the child, before its program: nothing the program reports comes before its own start."""
         pid = os.getpid()
         ticks = identity.start_ticks(pid)
-        self._report("step", step=name, name=name, state="RUNNING", pid=pid, pid_start_ticks=ticks)
+        self._report("step", name, name=name, state="RUNNING", pid=pid, pid_start_ticks=ticks)
         launch.reset_signals()
 
     def _wait(self, timeout_s: float) -> None:

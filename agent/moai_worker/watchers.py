@@ -28,16 +28,17 @@ class Limits:
     """When a watcher speaks. ``given`` overrides by name (the job's ``spec.json``, key ``watch``; tests).
 
     Attributes:
-        spike_window: losses compared with. spike_least: losses needed before anything is judged.
+        look_every_s: between looks at reports and log. spike_window: losses compared with. spike_least: losses needed before anything is judged.
         spike_mads: a spike is above median + so many MADs. spike_floor: the MAD counts as at least this
         share of the median. stall_factor, stall_least_s: no step for so many median step times and so
         many seconds. stall_steps: step times needed. disk_share, disk_bytes: of the two the smaller, for
-        commands. disk_every_s, memory_every_s: between looks. memory_share: of the limit. save_grace_s:
+        commands. disk_every_s, memory_every_s: between looks. memory_share: of the limit. memory_own_share: of what is used, that the job must hold. save_grace_s:
         seconds a recipe has for a last checkpoint. retry_first_s, retry_longest_s: waits between tries.
         finish_s: seconds of the command at the end. webhook_s, webhook_pause_s: a try, and between tries.
     """
 
     def __init__(self, given: Optional[Dict[str, Any]] = None) -> None:
+        self.look_every_s = 1.0
         self.spike_window = 50
         self.spike_least = 20
         self.spike_mads = 6.0
@@ -50,6 +51,7 @@ class Limits:
         self.disk_every_s = 10.0
         self.memory_every_s = 5.0
         self.memory_share = 0.9
+        self.memory_own_share = 0.25
         self.save_grace_s = 120.0
         self.retry_first_s = 10.0
         self.retry_longest_s = 300.0
@@ -126,7 +128,7 @@ class StallWatch:
         if self._sign_s is not None and not self.stalled and not behind and self._step_s:
             steps = number - self._step if number is not None and self._step is not None else 1
             # What was evaluated, saved or compiled in between is no step's time.
-            self._gaps.append(max(0.0, now_s - self._sign_s) / max(1, steps))
+            self._gaps.extend([max(0.0, now_s - self._sign_s) / max(1, steps)] * min(max(1, steps), 10))
         self._step, self._step_s = number, now_s
         return self.sign(now_s)
 
@@ -210,7 +212,7 @@ class MemoryWatch:
         """Args: limit, used: bytes of the container. family: bytes resident in the job's processes."""
         share = self._limits.memory_share
         # A job that holds little of what is used is not to blame.
-        over = used >= share * limit and family >= 0.25 * used
+        over = used >= share * limit and family >= self._limits.memory_own_share * used
         if not self._level.crossed(over, used < 0.95 * share * limit):
             return []
         text = "%.1f of %.1f GB of memory are in use (%.0f %%), %.1f GB by this job; at the limit the kernel kills it" % (

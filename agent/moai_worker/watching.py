@@ -14,8 +14,6 @@ from moai_worker import cgroup, steplines, watchers
 from moai_worker.jobdir import JobDir
 from moai_worker.vitals import Vitals
 
-#: Seconds between looks at reports and log.
-_EVERY_S = 1.0
 _READ_BYTES = 256 * 1024
 _WORDS = (b'"metric"', b'"progress"', b'"phase"', b'"artifact"')
 
@@ -63,7 +61,7 @@ class Watch:
     def look(self, now_s: float) -> List[watchers.Finding]:
         """What is new and wrong. ``recovered`` says whether a stall ended in this look."""
         self.recovered = False
-        if now_s - self._looked_s < _EVERY_S:
+        if now_s - self._looked_s < self._limits.look_every_s:
             return []
         self._looked_s = now_s
         found = self._read_reports(now_s)
