@@ -5,6 +5,7 @@ Python of the user's environment. Repeating it is safe: it goes on from the newe
 checkpoint in its output folder.
 """
 
+import os
 from typing import Any, Dict
 
 from ..compat import process_rank
@@ -29,8 +30,7 @@ def run(inputs: Dict[str, Any], report: Any) -> Dict[str, Any]:
             ``save_minutes``, ``keep_checkpoints``, ``eval_steps``, ``logging_steps``, ``lora``
             (``r, alpha, dropout, targets``), ``gradient_checkpointing``, ``bf16``, ``device``,
             ``resume``, ``settings`` (more of these, or TrainingArguments by name), ``control``
-            (folder asked between steps for ``checkpoint.json`` and ``stop.json``; a fulfilled
-            request is renamed to ``*.json.done``), ``advanced_parallelization``,
+            (folder asked between steps, see ``moai_worker.asked``), ``advanced_parallelization``,
             ``trust_remote_code``.
         report: the step's Reporter.
 
@@ -42,4 +42,7 @@ def run(inputs: Dict[str, Any], report: Any) -> Dict[str, Any]:
         StepError: USAGE, PACKAGE_MISSING, MODEL_INVALID, DATASET_INVALID, DATASET_EMPTY,
             CHECKPOINT_NOT_FOUND, DEVICE_OUT_OF_MEMORY, DISK_FULL, TRAINING_FAILED.
     """
-    return train(TrainSettings(inputs), _Silent() if process_rank() else report)
+    settings = TrainSettings(inputs)
+    if settings.resume is False and os.environ.get("MOAI_ATTEMPT", "1") != "1":
+        settings.resume = True  # Starting over was meant once, not after every failure.
+    return train(settings, _Silent() if process_rank() else report)
