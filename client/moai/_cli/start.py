@@ -27,6 +27,10 @@ MaxDuration = Annotated[str, typer.Option("--max-duration", metavar="TIME", help
 RequestId = Annotated[str, typer.Option("--request-id", metavar="ID", help="Repeating with the same id finds the first job.")]
 Accelerator = Annotated[str, typer.Option("--accelerator", metavar="NAME", help="Wait in this accelerator's queue.")]
 ExitCode = Annotated[str, typer.Option("--exit-code", metavar="job|moai", help="'job' leaves with the command's own code.")]
+Retries = Annotated[int, typer.Option("--retries", metavar="N", min=0, max=100, help="Run a failed step again, N times at most.")]
+StopOn = Annotated[str, typer.Option("--stop-on", metavar="nan,spike,...", help="End the job when a watcher sees nan, spike, stall, disk, memory.")]
+OnFinish = Annotated[str, typer.Option("--on-finish", metavar="CMD", help="Shell command there when the job ends or stalls.")]
+Webhook = Annotated[str, typer.Option("--webhook", metavar="URL", envvar="MOAI_WEBHOOK", show_envvar=True, help="POST there when the job ends or stalls.")]
 Setup = Annotated[str, typer.Option("--setup", metavar="LINE", help="Shell line before the command: 'source setup.sh'.")]
 Expect = Annotated[list[str], typer.Option("--expect", metavar="PATH", help="Must exist in the end; repeatable.")]
 Any_ = Annotated[bool, typer.Option("--any", help="Of several hosts, the first whose accelerator is free.")]
@@ -45,6 +49,10 @@ def options(
     request_id: str = "",
     setup: str = "",
     sync: str = "",
+    retries: int | None = None,
+    stop_on: str = "",
+    on_finish: str = "",
+    webhook: str = "",
     has_command: bool = False,
     claims: bool = True,
 ) -> moai.JobOptions:
@@ -79,6 +87,10 @@ def options(
         request_id=request_id,
         setup=setup or (project.setup if project else "") or "",
         code=sync,
+        retries=retries if retries is not None else (project.retries if project else None) or 0,
+        stop_on=[one.strip() for one in stop_on.split(",") if one.strip()] or (project.stop_on if project else []),
+        on_finish=on_finish or (project.on_finish if project else "") or "",
+        webhook=webhook,
     )
 
 
@@ -138,6 +150,10 @@ def run(
     no_link: NoLink = False,
     any_host: Any_ = False,
     sync: Sync = "",
+    retries: Retries = None,  # type: ignore[assignment]
+    stop_on: StopOn = "",
+    on_finish: OnFinish = "",
+    webhook: Webhook = "",
 ) -> None:
     """Run a command as a job; its log comes here, its exit code decides ours.
 
@@ -147,6 +163,7 @@ def run(
     command_options = options(
         name=name, env=env, setenv=setenv, secret=secret, workdir=workdir, accelerator=accelerator,
         max_duration=max_duration, request_id=request_id, setup=setup, sync=sync, has_command=True,
+        retries=retries, stop_on=stop_on, on_finish=on_finish, webhook=webhook,
     )  # fmt: skip
     if len(moai.config().pick(on)) > 1:
         fleet = moai.Fleet(on, prompts=prompts(), say=connecting)

@@ -22,11 +22,15 @@ from moai._cli.start import (
     Expect,
     MaxDuration,
     Name,
+    OnFinish,
     RequestId,
+    Retries,
     Secret,
     Setenv,
     Setup,
+    StopOn,
     Sync,
+    Webhook,
     Workdir,
     announce,
     options,
@@ -78,6 +82,10 @@ def train(
     exit_code: ExitCode = "moai",
     no_link: NoLink = False,
     sync: Sync = "",
+    retries: Retries = None,  # type: ignore[assignment]
+    stop_on: StopOn = "",
+    on_finish: OnFinish = "",
+    webhook: Webhook = "",
 ) -> None:
     """Fine-tune a model on a container; the job needs nothing here once it has begun.
 
@@ -100,6 +108,7 @@ def train(
     given = options(
         name=name, env=env, setenv=setenv, secret=secret, workdir=workdir, accelerator=accelerator,
         max_duration=max_duration, request_id=request_id, setup=setup, sync=sync, has_command=bool(command),
+        retries=retries, stop_on=stop_on, on_finish=on_finish, webhook=webhook,
     )  # fmt: skip
     target_name = on or (project.host if project else "") or ""
     if command:
