@@ -53,6 +53,10 @@ class Notifier:
         self._address = str(private.get("webhook") or "")
         if spec.get("webhook") and not self._address:
             warn("the address of the webhook is not known any more; nothing is sent")
+        if self._address:
+            # Here, not in a thread: another thread may fork while a module is half imported.
+            import http.client  # noqa: F401
+            import urllib.request  # noqa: F401
         self._child: Optional[subprocess.Popen] = None
         self._status: Optional[int] = None
         self._end_s = 0.0
@@ -66,7 +70,10 @@ class Notifier:
         return bool(self._command or self._address)
 
     def tell(self, event: str, state: str, reason: Optional[Dict[str, Any]]) -> None:
-        """Begin to tell; ``pump`` goes on with it. A command that still runs is not started twice."""
+        """Begin to tell; ``pump`` goes on with it. A stall is not told twice at once, an end does not wait for it."""
+        if self._child is not None and event != STALL:
+            self._kill()
+            self._finish("")
         if self._command and self._child is None:
             self._start(event, state, reason)
         if self._address:

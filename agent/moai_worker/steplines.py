@@ -49,7 +49,7 @@ class StepLines:
         self._path, self.offset = path, offset
         self.skipped_bytes = 0
         self._rest = b""
-        self._bar: List[int] = []
+        self._bar_total = 0
         self._pattern: Optional[Pattern[str]] = None
         try:
             self._pattern = re.compile(pattern) if pattern else None
@@ -105,8 +105,9 @@ class StepLines:
         loss = training_loss(lower)
         if (label.strip() and not _TRAIN_LABEL.search(label)) or _OTHER.search(label):
             return Seen(None, None, self.offset)
-        if not self._bar or total == self._bar[0] or loss is not None:
-            self._bar = [total]
+        # Loading and evaluating draw bars too; the training's is the longest, or shows a loss.
+        if total >= self._bar_total or loss is not None:
+            self._bar_total = total
             return Seen(done, loss, self.offset)
         return Seen(None, None, self.offset)
 

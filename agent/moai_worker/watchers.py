@@ -115,7 +115,7 @@ class StallWatch:
         self._limits = limits
         self._gaps: Deque[float] = collections.deque(maxlen=101)
         self._step: Optional[int] = None
-        self._step_s = 0.0
+        self._step_s: Optional[float] = None
         self._sign_s: Optional[float] = None
         self._paused = False
         self.stalled = False
@@ -125,10 +125,10 @@ class StallWatch:
         if number is not None and number == self._step:
             return self.sign(now_s)
         behind = number is not None and self._step is not None and number < self._step
-        if self._sign_s is not None and not self.stalled and not behind and self._step_s:
-            steps = number - self._step if number is not None and self._step is not None else 1
-            # What was evaluated, saved or compiled in between is no step's time.
-            self._gaps.extend([max(0.0, now_s - self._sign_s) / max(1, steps)] * min(max(1, steps), 10))
+        if self._step_s is not None and not self.stalled and not behind:
+            steps = max(1, number - self._step) if number is not None and self._step is not None else 1
+            # An evaluation or a checkpoint in between makes one gap long, which the median does not mind.
+            self._gaps.extend([max(0.0, now_s - self._step_s) / steps] * min(steps, 10))
         self._step, self._step_s = number, now_s
         return self.sign(now_s)
 
