@@ -2,22 +2,19 @@
 
 Runs in the supervisor, so neither agent nor laptop is needed. Nothing here changes the job's outcome: what
 fails becomes a warning. The address may hold a secret: it stays in memory, and no message repeats it.
-Standard library only; urllib is imported only where there is an address.
+Standard library only; what only an address needs is imported only where there is one.
 
 The command's output goes into the job's log, each line behind ``[moai] | ``.
 """
 
-import base64
 import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import threading
 import time
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 from moai_worker import identity
 from moai_worker.jobdir import JobDir
@@ -81,7 +78,7 @@ class Notifier:
                 "schema": _SCHEMA,
                 "job": self._job.id,
                 "name": self._spec.get("name") or "",
-                "host": socket.gethostname(),
+                "host": os.uname().nodename,
                 "event": event,
                 "state": state,
                 "reason": {k: reason.get(k, "") for k in ("code", "message", "next")} if reason else None,
@@ -218,6 +215,8 @@ class _Post:
     """One POST, tried three times in a thread of its own."""
 
     def __init__(self, address: str, body: Dict[str, Any], proxy: str, no_proxy: str, limits: Limits) -> None:
+        from urllib.parse import urlsplit
+
         self.where = urlsplit(address).hostname or "?"
         self.done, self.problem = False, ""
         self._address, self._limits = address, limits
@@ -283,6 +282,8 @@ def line_break(path: str) -> bytes:
 
 def address_problem(address: str) -> str:
     """Why nothing can be sent to an address, without repeating it; "" when it can."""
+    from urllib.parse import urlsplit
+
     try:
         parts = urlsplit(address)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
@@ -295,6 +296,9 @@ def address_problem(address: str) -> str:
 
 def _without_password(address: str) -> Tuple[str, Dict[str, str]]:
     """(the address without user and password, the header that carries them)."""
+    import base64
+    from urllib.parse import unquote, urlsplit, urlunsplit
+
     parts = urlsplit(address)
     if not parts.username:
         return address, {}
