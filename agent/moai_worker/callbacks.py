@@ -12,9 +12,11 @@ import time
 from typing import Any, Callable, Dict, List, Optional
 
 from . import checkpoints
-from .jobdir import read_json
+from .asked import CHECKPOINT, EVALUATE, LOG_INTERVAL, STOP, Asked
 
-_SAVE, _STOP = 1, 2
+_SAVE, _STOP, _EVALUATE = 1, 2, 4
+#: Bits of the number all ranks agree on that lie below the new log interval.
+_FLAG_BITS = 8
 
 
 class StepWatch:
@@ -28,6 +30,8 @@ class StepWatch:
         identity: recorded in each checkpoint (``checkpoints.seal``).
         leader: True on rank 0. first_here: True on the first process of each container.
         agree: sends rank 0's number to all ranks and returns it; the others give 0, and all wait.
+        can_evaluate: there are rows to evaluate on.
+        checkpoint_bytes: what a checkpoint will take, told to the watchers; 0 = not known.
         clock: monotonic seconds; replaced in tests.
     """
 
@@ -40,6 +44,8 @@ class StepWatch:
         identity: Dict[str, Any],
         leader: bool = True,
         agree: Callable[[int], int] = int,
+        can_evaluate: bool = False,
+        checkpoint_bytes: int = 0,
         clock: Callable[[], float] = time.monotonic,
         first_here: bool = True,
     ) -> None:
@@ -57,7 +63,9 @@ class StepWatch:
         self.stopped = False
         self.bad_loss: Optional[List[float]] = None
         self.step = 0
-        self._requests: Dict[str, str] = {}
+        self.can_evaluate = can_evaluate
+        self.checkpoint_bytes = checkpoint_bytes
+        self._asked = Asked(settings.control)
         self._line_step = 0
         self._line_time = 0.0
         self._rate: Optional[float] = None
@@ -68,12 +76,19 @@ class StepWatch:
         self.step = self._line_step = state.global_step
         self._line_time = self._save_time = self.clock()
         text = "step {} of {}".format(self.step, self.total)
-        self.report.phase("training", text, step=self.step, total=self.total)
+        more = {"checkpoint_bytes": self.checkpoint_bytes} if self.checkpoint_bytes else {}
+        self.report.phase("training", text, step=self.step, total=self.total, **more)
+        # A try after a failed one goes on as the one before was told to.
+        self._set_interval(self.agree((self._asked.earlier_interval() or 0) if self.leader else 0), args, state)
         self.report.progress(self.step, self.total, "steps", force=True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.step = state.global_step
-        wanted = self.agree(self._wanted() if self.leader else 0)
+        agreed = self.agree(self._wanted() if self.leader else 0)
+        wanted = agreed & ((1 << _FLAG_BITS) - 1)
+        if agreed >> _FLAG_BITS:
+            self._set_interval(agreed >> _FLAG_BITS, args, state)
+            self._done(LOG_INTERVAL, "Figures come every {} steps from now on.".format(agreed >> _FLAG_BITS), agreed >> _FLAG_BITS)
         if wanted & _STOP and not self.stopped:
             self.stopped = True
             self.report.message(
@@ -81,8 +96,10 @@ class StepWatch:
             )
         if self.stopped:
             control.should_training_stop = True
-        if wanted:
+        if wanted & (_SAVE | _STOP):
             control.should_save = True
+        if wanted & _EVALUATE:
+            control.should_evaluate = True
         if control.should_save:
             # A line before every checkpoint: NaN is seen before it is saved, and a resumed run
             # averages its losses over the same steps as an uninterrupted one.
@@ -106,7 +123,13 @@ class StepWatch:
         elif any(name.startswith("eval_") for name in logs):
             self.report.metric(step, _numbers(logs))
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Optional[Dict[str, Any]] = None, **kwargs: Any
+    ) -> None:
+        if EVALUATE in self._asked:
+            loss = _numbers(metrics or {}).get("eval_loss")
+            text = "Evaluated after step {}{}.".format(self.step, "" if loss is None else ": loss {:.4f}".format(loss))
+            self._done(EVALUATE, text, loss)
         if control.should_save:
             self.report.phase("saving", "checkpoint of step {}".format(self.step), step=self.step)
         else:
@@ -124,38 +147,39 @@ class StepWatch:
         )
         self.saved = [old for old in self.saved if old not in removed] + [path]
         self.report.artifact("checkpoint", path, step=state.global_step, size_bytes=size)
-        if self._requests:
+        if CHECKPOINT in self._asked or STOP in self._asked:
             self.report.message(
                 "Checkpoint of step {} is saved.".format(state.global_step),
                 code="CHECKPOINT_SAVED",
                 step=state.global_step,
                 path=path,
             )
-            self._settle()
+            self._asked.settle(CHECKPOINT, STOP)
         if not control.should_training_stop and not self.stopped:
             self.report.phase("training", "step {} of {}".format(self.step, self.total), step=self.step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not self.leader:
             return
-        self._look()
-        if self._requests and self.bad_loss is None:
+        self._asked.look()
+        if self._asked and self.bad_loss is None:
             self.report.message(
                 "The training ended at step {} before the request was read.".format(state.global_step),
-                code="STOPPING" if "stop" in self._requests else "",
+                code="STOPPING" if STOP in self._asked else "",
                 step=state.global_step,
             )
-            self._settle()
+            self._asked.settle()
 
     def _wanted(self) -> int:
-        """What shall happen after this step, decided by rank 0."""
-        self._look()
+        """What shall happen after this step, decided by rank 0: flags, and above them a new log interval."""
+        self._asked.look()
         last = self.step >= self.total
         wanted = 0
-        if self._requests and not (last and "checkpoint" not in self._requests):
+        if CHECKPOINT in self._asked or (STOP in self._asked and not last):
             wanted |= _SAVE
-        if "stop" in self._requests and not last:
+        if STOP in self._asked and not last:
             wanted |= _STOP
+        wanted |= self._more_wanted()
         every = self.settings.save_steps
         if every and self.step % every == 0:
             wanted |= _SAVE
@@ -165,25 +189,43 @@ class StepWatch:
             wanted |= _SAVE
         return wanted
 
+    def _more_wanted(self) -> int:
+        wanted = 0
+        if EVALUATE in self._asked:
+            if self.can_evaluate:
+                wanted |= _EVALUATE
+            else:
+                self._refuse(EVALUATE, "There are no rows to evaluate on: the data set has no validation split.")
+        if LOG_INTERVAL in self._asked:
+            interval = self._asked.interval()
+            if interval:
+                wanted |= interval << _FLAG_BITS
+            else:
+                self._refuse(LOG_INTERVAL, "The log interval asked for is no number of steps.")
+        return wanted
+
+    def _refuse(self, name: str, text: str) -> None:
+        self.report.message(text, level="warning", code="UNSUPPORTED", step=self.step, signal=name)
+        self._asked.settle(name)
+
+    def _done(self, name: str, text: str, value: Any) -> None:
+        """Say that a request is fulfilled; only rank 0 has any."""
+        if name in self._asked:
+            self.report.message(text, code="SIGNAL_DONE", step=self.step, signal=name, value=value)
+            self._asked.settle(name)
+
+    def _set_interval(self, steps: int, args: Any, state: Any) -> None:
+        if steps:
+            # Older versions read it from the arguments, newer ones from the state.
+            args.logging_steps = steps
+            state.logging_steps = steps
+
     def _announce(self, control: Any) -> None:
         """The phase that follows this step, before it may take minutes."""
         if control.should_evaluate:
             self.report.phase("evaluating", "after step {}".format(self.step), step=self.step)
         elif control.should_save:
             self.report.phase("saving", "checkpoint of step {}".format(self.step), step=self.step)
-
-    def _look(self) -> None:
-        for name in ("checkpoint", "stop"):
-            path = os.path.join(self.settings.control, name + ".json") if self.settings.control else ""
-            if path and read_json(path) is not None:
-                self._requests[name] = path
-
-    def _settle(self) -> None:
-        """Requests are renamed only when they are fulfilled: a killed process finds them again."""
-        for path in self._requests.values():
-            if os.path.exists(path):
-                os.replace(path, path + ".done")
-        self._requests = {}
 
     def _step_line(self, step: int, logs: Dict[str, Any]) -> None:
         now = self.clock()

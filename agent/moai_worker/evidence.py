@@ -27,6 +27,7 @@ class Evidence:
     def __init__(self, job: JobDir) -> None:
         self.supervised = False
         self.started = False
+        self._outcome = job.control_file("outcome")
         note: Dict[str, Any] = {}
         try:
             fd = os.open(job.lock, os.O_RDWR | os.O_CLOEXEC)
@@ -54,6 +55,9 @@ class Evidence:
         """A terminal state without exit record: ``{"state", "reason"}``; None when not (yet) known."""
         if self.exit is not None or self.supervised or not self.started or self.child_living:
             return None
+        recorded = read_json(self._outcome)
+        if recorded is not None and recorded.get("state"):
+            return recorded  # Killed while it told of an end that it had seen.
         if self.rebooted:
             text = "the container was restarted while the job ran"
             return {"state": "INTERRUPTED", "reason": _reason("CONTAINER_RESTARTED", text, "moai remote resume")}

@@ -13,8 +13,8 @@ Layout (``MOAI_HOME``, default ``~/.moai``)::
 Job folder: ``spec.json`` what was asked, ``plan.json`` ordered steps, ``log`` stdout and stderr of
 the steps, ``log.times`` clock of the log, ``reports.jsonl`` typed reports, ``events.jsonl`` the
 journal (the agent is its only writer), ``exit.json`` the outcome, ``supervisor.lock`` held by the
-living supervisor and holding its identity, ``control/`` requests to the supervisor and results of
-the steps.
+living supervisor and holding its identity, ``control/`` requests to the supervisor, results of the steps
+and, while the supervisor tells of the end, ``outcome.json``.
 """
 
 import errno
@@ -150,7 +150,8 @@ class JobDir:
         self.control = os.path.join(path, "control")
 
     def control_file(self, name: str) -> str:
-        """A request (``cancel``, ``checkpoint``, ``stop``) or ``result-<step>`` in ``control/``."""
+        """A request (``cancel``, ``checkpoint``, ``stop``, ``evaluate``, ``log-interval``), ``result-<step>`` or
+        ``outcome`` in ``control/``."""
         return os.path.join(self.control, name + ".json")
 
     def host(self) -> HostDir:

@@ -79,12 +79,12 @@ def train(settings: TrainSettings, report: Any) -> Dict[str, Any]:
     transformers.set_seed(settings.seed)
     finished = start.path is not None and start.step >= total
     model = _model(settings, bf16, start.path if finished else None, report)
-    _check_disk(settings, model, total, report)
+    checkpoint_bytes = _check_disk(settings, model, total, report)
 
     watch = callbacks.StepWatch(
         report, total, rows.row_tokens, settings, identity,
         leader=compat.process_rank() == 0, agree=callbacks.agree_over_processes(arguments.device),
-        first_here=compat.is_first_here(),
+        first_here=compat.is_first_here(), can_evaluate=rows.validation is not None, checkpoint_bytes=checkpoint_bytes,
     )  # fmt: skip
     trainer = transformers.Trainer(
         model=model,
@@ -210,8 +210,8 @@ def _model(settings: TrainSettings, bf16: bool, finished: Optional[str], report:
     return model
 
 
-def _check_disk(settings: TrainSettings, model: Any, total: int, report: Any) -> None:
-    """Refuse before the first step what could not be saved after the last."""
+def _check_disk(settings: TrainSettings, model: Any, total: int, report: Any) -> int:
+    """Refuse before the first step what could not be saved after the last; returns bytes of a checkpoint."""
     trained = [item for item in model.parameters() if item.requires_grad]
     weights = sum(item.numel() * item.element_size() for item in trained)
     checkpoint = weights + sum(item.numel() for item in trained) * _OPTIMIZER_BYTES
@@ -238,6 +238,7 @@ def _check_disk(settings: TrainSettings, model: Any, total: int, report: Any) ->
             ),
             level="warning",
         )
+    return checkpoint
 
 
 def _arguments(
@@ -328,7 +329,7 @@ def _loop(trainer: Any, watch: callbacks.StepWatch, start: train_start.Start) ->
                 watch.bad_loss[1], int(watch.bad_loss[0])
             ),
             "Lower the learning_rate or add warmup_steps; it goes on from the last checkpoint.",
-            {"step": str(int(watch.bad_loss[0]))},
+            {"step": str(int(watch.bad_loss[0])), "cause": "loss"},
         )
 
 

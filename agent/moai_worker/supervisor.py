@@ -11,133 +11,43 @@ outcome it did not see.
 """
 
 import errno
-import fcntl
 import json
 import os
-import resource
 import select
-import signal
-import subprocess
 import sys
 import time
 import traceback
 from typing import Any, Dict, List, Optional
 
-from moai_worker import identity, stopping, verdict
-from moai_worker.jobdir import JobDir, read_json, write_atomic
-from moai_worker.reporter import Reporter
+from moai_worker import cgroup, identity, notify
+from moai_worker.endings import Outcome, exit_code, judge, reason, spawn_failure
+from moai_worker.jobdir import read_json, write_atomic, write_json
+from moai_worker.processes import JobProcesses
+from moai_worker.retries import Retries
 from moai_worker.tickets import Ticket
 from moai_worker.vitals import Vitals
+from moai_worker.watchers import CODES, DISK, NAN, STALL, Finding
+from moai_worker.watching import Watch
 
 #: Seconds between looks at control/ and the queue when no signal arrives.
 _TICK_S = 0.25
-#: Seconds left-over processes of an ended step get before they are stopped.
-_DRAIN_S = 2.0
 #: Seconds without a byte of log after which signs of life are reported; each next wait is twice as long.
 _SILENCE_S, _LONGEST_SILENCE_S = 30.0, 480.0
-_RESERVE_BYTES = 64 * 1024
 
 
-class Outcome:
-    """How a step or the job ended."""
-
-    def __init__(self, state: str, code: Optional[int] = None, reason: Optional[Dict[str, Any]] = None) -> None:
-        self.state = state
-        self.code = code
-        self.reason = reason
-
-
-class Supervisor:
+class Supervisor(JobProcesses):
     """Runs the plan of one job folder; see the module docstring."""
 
     def __init__(self, folder: str) -> None:
-        self.job = JobDir(folder)
-        self.host = self.job.host()
-        self.spec = read_json(self.job.spec) or {}
-        self.plan = read_json(self.job.plan) or {}
-        self.private: Dict[str, Any] = {}
-        self.lock_fd = -1
-        self.log_fd = -1
-        self.times_fd = -1
-        self.last_size = -1
-        self.last_time_s = 0.0
-        self.child: Optional[subprocess.Popen] = None
-        self.child_status: Optional[int] = None
+        super().__init__(folder)
         self.ticket: Optional[Ticket] = None
-        self.stop_asked: Optional[Dict[str, Any]] = None
         self.step_records: List[Dict[str, Any]] = []
         self.deadline_s: Optional[float] = None
-        self.marker = "MOAI_JOB=%s/%s" % (self.host.host_id, self.job.id)
-
-    # -- start ---------------------------------------------------------------------------------
-
-    def acquire(self) -> bool:
-        """Take the lock; False when another supervisor has it or had it (a job runs once)."""
-        self.lock_fd = os.open(self.job.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        end_s = time.monotonic() + 5.0
-        while True:
-            try:
-                fcntl.flock(self.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                # A reader may hold the lock for an instant to look at it (moai_worker.evidence);
-                # another supervisor has written itself into the file by the time we give up.
-                if os.fstat(self.lock_fd).st_size or time.monotonic() > end_s:
-                    return False
-                select.select([], [], [], 0.01)
-        if os.fstat(self.lock_fd).st_size or os.path.exists(self.job.exit):
-            return False
-        self._note(None)
-        return True
-
-    def _note(self, child: Optional[Dict[str, Any]]) -> None:
-        """Write who we are, and which child runs, into the lock file (read by agent and inspector)."""
-        value = {"supervisor": identity.describe(os.getpid()), "child": child}
-        raw = json.dumps(value).encode() + b"\n"
-        os.pwrite(self.lock_fd, raw, 0)
-        os.ftruncate(self.lock_fd, len(raw))
-
-    def prepare(self) -> None:
-        """Signals, subreaper, limits, files."""
-        _become_subreaper()
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
-            signal.signal(number, signal.SIG_IGN)
-        self.wake_r, wake_w = os.pipe()
-        for fd in (self.wake_r, wake_w):
-            os.set_blocking(fd, False)
-            os.set_inheritable(fd, False)
-        signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGUSR1, lambda *_: None)
-        signal.signal(signal.SIGTERM, self._on_term)
-        append = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        self.log_fd = os.open(self.job.log, append, 0o600)
-        self.times_fd = os.open(self.job.log_times, append, 0o600)
-        self.reporter = Reporter(self.job.reports)
-        # Disk full must not cost the record of the outcome: these blocks are given back for it.
-        self.reserve = os.path.join(self.job.control, ".reserve")
-        try:
-            with open(self.reserve, "wb") as out:
-                out.write(b"\0" * _RESERVE_BYTES)
-        except OSError as error:
-            self._report("message", text="no disk reserve: %s" % error, level="warning", code="DISK_FULL")
-
-    def _on_term(self, *_: Any) -> None:
-        # Somebody else ends us (a shutdown, a pkill): nothing is known about the user's wish, so
-        # the job is interrupted (resumable), never cancelled or failed.
-        if self.stop_asked is None:
-            self.stop_asked = {"state": "INTERRUPTED", "text": "the supervisor was asked to end (SIGTERM)"}
-
-    def _report(self, type: str, step: str = "", **data: Any) -> None:
-        """Append a report; a full disk is survived (events are lost then, the outcome is not)."""
-        try:
-            self.reporter.write(type, data, step=step)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-                raise
-
-    # -- main ----------------------------------------------------------------------------------
+        self.retries = Retries(int(self.spec.get("retries") or 0), self.limits)
+        #: A recipe was told to save and end: why, and when it must have.
+        self.winding: Optional[Dict[str, Any]] = None
+        #: Size of the log when the running try began.
+        self.log_began = 0
 
     def run(self) -> None:
         """From the queue to exit.json."""
@@ -149,6 +59,7 @@ class Supervisor:
             outcome = self._run_steps()
         if self.ticket is not None:
             self.ticket.leave()
+        self._tell_end(outcome)
         self._record(outcome)
 
     def _wait_for_device(self) -> Optional[Outcome]:
@@ -176,7 +87,12 @@ class Supervisor:
         for step in self.plan.get("steps", []):
             if self.stop_asked is not None:
                 return self._stopped()
+            self.attempt = 1
             outcome = self._run_step(step)
+            while self._shall_retry(step, outcome):
+                self.attempt += 1
+                # The wait for it may have been cut short.
+                outcome = self._stopped(outcome.code) if self.stop_asked is not None else self._run_step(step)
             self.step_records.append({"name": step["name"], "state": outcome.state, "exit_code": outcome.code})
             if outcome.state == "SKIPPED":
                 outcome = Outcome("SUCCEEDED", 0)
@@ -184,17 +100,61 @@ class Supervisor:
                 return outcome
         return outcome
 
+    def _shall_retry(self, step: Dict[str, Any], outcome: Outcome) -> bool:
+        """Whether a failed step is tried again, after waiting for that (a request to end cuts the wait short)."""
+        again, why_not = self.retries.judge(outcome, self.job.log, self.log_began)
+        cause = outcome.reason or {}
+        if not again:
+            if why_not:
+                self._report("message", step["name"], text="not tried again: " + why_not, level="warning", code="NOT_RETRIED")
+            return False
+        wait_s = self.retries.next_wait_s()
+        number, allowed = self.retries.used, self.retries.allowed
+        text = "retry %d/%d of %s in %g s: %s" % (number, allowed, step["name"], wait_s, cause.get("message"))
+        self._report(
+            "message", step["name"], text=text, level="warning", code="RETRYING",
+            retry=number, retries=allowed, wait_seconds=wait_s, reason=cause.get("code"),
+        )  # fmt: skip
+        self._forget_stop()
+        condition = {"type": "RETRYING", "message": "tried again in %g s (retry %d of %d)" % (wait_s, number, allowed)}
+        self._report("state", state="RUNNING", conditions=[condition])
+        end_s = time.monotonic() + wait_s
+        while self.stop_asked is None and time.monotonic() < end_s:
+            self._wait(min(_TICK_S, max(0.0, end_s - time.monotonic())))
+            self._watch_clock(None)
+        if self.stop_asked is not None:
+            return True
+        try:
+            head = "[moai] retry %d of %d\n" % (number, allowed)
+            os.write(self.log_fd, notify.line_break(self.job.log) + head.encode())
+            os.unlink(self.job.control_file("result-" + step["name"]))
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise
+        self._report("state", state="RUNNING")
+        return True
+
+    def _forget_stop(self) -> None:
+        """What a watcher asked of the try that has ended is not asked of the next one."""
+        stop, self.winding = self.job.control_file("stop"), None
+        if self.stop_asked is not None and self.stop_asked.get("watcher"):
+            self.stop_asked = None
+        if (read_json(stop) or {}).get("by") == "supervisor":
+            os.unlink(stop)
+
     def _run_step(self, step: Dict[str, Any]) -> Outcome:
         name = step["name"]
         result_path = self.job.control_file("result-" + name)
         missing = [s for s in step.get("secrets", []) if s not in self.private.get("secrets", {})]
         if missing:
             text = "secret %s is not here any more" % ", ".join(missing)
-            return self._end_step(name, Outcome("INTERRUPTED", None, _reason("SECRET_NEEDED", text)))
+            return self._end_step(name, Outcome("INTERRUPTED", None, reason("SECRET_NEEDED", text)))
+        self.log_began, self.winding, oom_kills = os.fstat(self.log_fd).st_size, None, cgroup.oom_kills()
+        watch = Watch(self.job, self.spec, self.plan, step, self.limits, lambda: identity.descendants(os.getpid()))
         try:
             self.child = self._spawn(step)
         except OSError as error:
-            return self._end_step(name, _spawn_failure(step, error))
+            return self._end_step(name, spawn_failure(step, error))
         child = identity.describe(self.child.pid)
         self._note(child)
         if self.ticket is not None:
@@ -203,16 +163,15 @@ class Supervisor:
             self._report("state", state="RUNNING")
         vitals, looked_s, silence_s = Vitals(), time.monotonic(), _SILENCE_S
         while self.child_status is None and self.stop_asked is None:
-            self._wait(_TICK_S if self._is_growing() else 4 * _TICK_S)
+            self._wait(min(self.limits.look_every_s, _TICK_S if self._is_growing() else 4 * _TICK_S))
             now_s = time.monotonic()
             if self.last_time_s > looked_s:
                 silence_s = _SILENCE_S
             if now_s - max(self.last_time_s, looked_s) > silence_s:
                 looked_s, silence_s = now_s, min(2 * silence_s, _LONGEST_SILENCE_S)
                 self._report_vitals(name, vitals)
-            if self.deadline_s is not None and time.monotonic() > self.deadline_s:
-                text = "the job ran longer than %g seconds" % self.spec["max_duration_seconds"]
-                self.stop_asked = {"state": "FAILED", "code": "TIMED_OUT", "text": text}
+            self._attend(watch, name)
+            self._watch_clock(watch)
         stopped = self.stop_asked is not None
         if stopped:
             self._report("state", state="STOPPING")
@@ -224,14 +183,88 @@ class Supervisor:
         if self.ticket is not None:
             self.ticket.note_child(None)
         if stopped:
-            outcome = self._stopped(_exit_code(status))
+            outcome = self._stopped(exit_code(status))
         else:
-            outcome = _judge(step, status, read_json(result_path), self.job.log)
+            result = read_json(result_path)
+            outcome = judge(step, status, result, self.job.log, self.log_began, oom_kills)
+            if self.winding is not None and outcome.state == "SUCCEEDED" and ((result or {}).get("result") or {}).get("stopped"):
+                # It did as it was told; what it was told for is how the job ended.
+                self.stop_asked = dict(self.winding, text=self.winding["text"] + "; it saved a checkpoint and ended")
+                outcome = self._stopped(outcome.code)
         return self._end_step(name, outcome)
+
+    def _attend(self, watch: Watch, name: str) -> None:
+        """Say what the watchers see, and do what was asked for that case."""
+        try:
+            findings = watch.look(time.monotonic())
+        except Exception as error:
+            # The edge again: a defect in what only watches must not cost the job.
+            traceback.print_exc()
+            self._report("message", name, text="watching failed: %r" % error, level="warning", code="INTERNAL")
+            findings = []
+        for found in findings:
+            self._report(
+                "message", name, text="%s; %s" % (found.text, found.advice), level="warning",
+                code=CODES[found.kind], advice=found.advice, **found.data
+            )  # fmt: skip
+            if found.kind == STALL:
+                condition = {"type": "STALLED", "message": found.text}
+                self._report("state", state="RUNNING", conditions=[condition])
+                if self.notifier is not None:
+                    self.notifier.tell(notify.STALL, "RUNNING", reason("STALLED", found.text, found.advice))
+            if found.kind in (self.spec.get("stop_on") or []):
+                self._stop_for(found, watch)
+        if watch.recovered and self.winding is None:
+            self._report("message", name, text="steps come again", code="STALL_ENDED")
+            self._report("state", state="RUNNING")
+        if self.notifier is not None:
+            self.notifier.pump()
+
+    def _stop_for(self, found: Finding, watch: Watch) -> None:
+        """``--stop-on``: a recipe saves first where that makes sense, a command is ended like a cancelled one."""
+        if watch.is_recipe and found.kind == NAN:
+            return  # The recipe ends by itself, and saves nothing that is spoilt.
+        text = "stopped by the watcher for %s: %s" % (found.kind, found.text)
+        asked = {"state": "FAILED", "code": "WATCHER_STOPPED", "text": text, "next": found.advice, "watcher": found.kind}
+        if watch.is_recipe:
+            asked.update(text="%s; %s" % (text, found.advice), next="moai remote resume %s" % self.job.id)
+        if watch.is_recipe and found.kind != DISK:
+            self._wind_down(asked, watch)
+        elif self.stop_asked is None:
+            self.stop_asked = asked
+
+    def _watch_clock(self, watch: Optional[Watch]) -> None:
+        """``--max-duration``, and the time a recipe has to save."""
+        now_s = time.monotonic()
+        if self.winding is not None:
+            if now_s > self.winding["end_s"] and self.stop_asked is None:
+                text = "%s; no checkpoint was saved within %g s" % (self.winding["text"], self.winding["allowed_s"])
+                self.stop_asked = dict(self.winding, text=text)
+            return
+        if self.deadline_s is not None and now_s > self.deadline_s and self.stop_asked is None:
+            text = "the job ran longer than %g seconds" % self.spec["max_duration_seconds"]
+            asked = {"state": "FAILED", "code": "TIMED_OUT", "text": text}
+            if watch is not None and watch.is_recipe:
+                self._wind_down(dict(asked, next="moai remote resume %s" % self.job.id), watch)
+            else:
+                self.stop_asked = asked
+
+    def _wind_down(self, asked: Dict[str, Any], watch: Watch) -> None:
+        """Tell a recipe to save and end; it has as long as saving ever took, and some more."""
+        if self.winding is not None or self.stop_asked is not None:
+            return
+        allowed_s = max(self.limits.save_grace_s, 3.0 * watch.save_s)
+        self.winding = dict(asked, end_s=time.monotonic() + allowed_s, allowed_s=allowed_s)
+        try:
+            write_json(self.job.control_file("stop"), {"time": time.time(), "by": "supervisor"})
+        except OSError:
+            self.stop_asked = asked  # A full disk takes neither the request nor a checkpoint.
+            return
+        self._report("state", state="STOPPING")
 
     def _report_vitals(self, name: str, vitals: Vitals) -> None:
         """The log is silent: say whether the processes work (see moai_worker.vitals)."""
-        values = vitals.sample(stopping.family(os.getpid(), self.marker))
+        values = vitals.sample(self._family())
         try:
             self.reporter.write("metric", {"step": None, "values": values}, step=name)
         except OSError as error:
@@ -247,127 +280,41 @@ class Supervisor:
             data["reason"] = outcome.reason
         if isinstance(result.get("result"), dict):
             data["result"] = result["result"]
-        self._report("step", step=name, **data)
+        self._report("step", name, **data)
         return outcome
 
     def _stopped(self, code: Optional[int] = None) -> Outcome:
         asked = self.stop_asked or {}
         state = asked.get("state", "CANCELLED")
         reason_code = asked.get("code") or ("CONTAINER_RESTARTED" if state == "INTERRUPTED" else "CANCELLED")
-        return Outcome(state, code, _reason(reason_code, asked.get("text") or "the job was cancelled"))
+        details = {"watcher": str(asked["watcher"])} if asked.get("watcher") else {}
+        text = asked.get("text") or "the job was cancelled"
+        return Outcome(state, code, reason(reason_code, text, asked.get("next") or "", **details))
 
-    # -- child ---------------------------------------------------------------------------------
+    def _tell_end(self, outcome: Outcome) -> None:
+        """The command and the address of ``--on-finish`` and ``--webhook``, bounded in time.
 
-    def _spawn(self, step: Dict[str, Any]) -> subprocess.Popen:
-        env = dict(self.private.get("env") or {})
-        env.update(step.get("env") or {})
-        for name in step.get("secrets", []):
-            env[name] = self.private["secrets"][name]
-        env["MOAI_JOB"] = self.marker.partition("=")[2]
-        env["MOAI_REPORTS"] = self.job.reports
-        if step.get("module"):
-            env["MOAI_STEP"] = step["name"]
-        argv = [_text(a) for a in step["argv"]]
-        return subprocess.Popen(
-            argv,
-            executable=_find(argv[0], env, step.get("cwd") or "/"),
-            stdin=subprocess.DEVNULL,
-            stdout=self.log_fd,
-            stderr=self.log_fd,
-            cwd=step.get("cwd") or "/",
-            env=env,
-            start_new_session=True,
-            close_fds=True,
-            restore_signals=True,
-            preexec_fn=lambda: self._begin(step["name"]),
-        )
-
-    def _begin(self, name: str) -> None:
-        """In the child, before its program: nothing the program reports comes before its own start."""
-        pid = os.getpid()
-        ticks = identity.start_ticks(pid)
-        self._report("step", step=name, name=name, state="RUNNING", pid=pid, pid_start_ticks=ticks)
-        _reset_signals()
-
-    def _wait(self, timeout_s: float) -> None:
-        """Sleep until a signal or the time-out; then reap, look at control/ and note the time."""
-        ready, _, _ = select.select([self.wake_r], [], [], timeout_s)
-        if ready:
-            try:
-                while os.read(self.wake_r, 512):
-                    pass
-            except BlockingIOError:
-                pass
-        self._reap()
-        self._note_time()
-        if self.stop_asked is None:
-            asked = read_json(self.job.control_file("cancel"))
-            if asked is not None:
-                who = str(asked.get("by") or "")
-                text = "cancelled by %s" % who if who else "cancelled"
-                self.stop_asked = {"state": "CANCELLED", "text": text, "grace_s": asked.get("grace_s")}
-
-    def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            if self.child is not None and pid == self.child.pid:
-                self.child_status = status
-                self.child.returncode = 0  # Reaped here; Popen must not wait for it again.
-
-    def _is_growing(self) -> bool:
-        return time.monotonic() - self.last_time_s < 3.0
-
-    def _note_time(self, force: bool = False) -> None:
-        """Append size and clocks of the log, at most once a second while it grows."""
-        now = time.monotonic()
-        if not force and now - self.last_time_s < 1.0:
+        How the job ended is on disk before (``control/outcome.json``), so that nothing is unknown when we are
+        killed meanwhile. A container that shuts down gives no time for this.
+        """
+        told = self.notifier
+        if told is None or not told.wanted or outcome.state == "INTERRUPTED":
             return
-        size = os.fstat(self.log_fd).st_size
-        if size == self.last_size:
-            return
-        self.last_size, self.last_time_s = size, now
         try:
-            os.write(self.times_fd, b"%d %.6f %.6f\n" % (size, time.time(), now))
+            write_json(self.job.control_file("outcome"), self._end_record(outcome))
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-
-    def _stop_all(self, grace_s: float) -> None:
-        stopping.stop_all(
-            lambda: stopping.family(os.getpid(), self.marker), grace_s, lambda: self._wait(0.05)
-        )
-
-    def _drain(self) -> None:
-        """Left-over processes of an ended step get a moment, then are stopped."""
-        end_s = time.monotonic() + _DRAIN_S
-        while stopping.family(os.getpid(), self.marker):
-            if time.monotonic() > end_s:
-                self._stop_all(_DRAIN_S)
-                break
+            self._report("message", text="the outcome is not on disk yet: %s" % error, level="warning", code="DISK_FULL")
+        self.stop_asked = None
+        cancelled = os.path.exists(self.job.control_file("cancel"))
+        event = notify.FINISH if outcome.state in ("SUCCEEDED", "CANCELLED") else notify.FAILURE
+        told.tell(event, outcome.state, outcome.reason)
+        end_s = time.monotonic() + max(self.limits.finish_s, 3 * self.limits.webhook_s + 6 * self.limits.webhook_pause_s) + 10.0
+        while not told.pump():
             self._wait(0.05)
+            asked = (self.stop_asked or {}).get("state")
+            if time.monotonic() > end_s or asked == "INTERRUPTED" or (asked and not cancelled):
+                told.cut()
         self._note_time(force=True)
-
-    # -- end -----------------------------------------------------------------------------------
-
-    def _heal_reports(self) -> None:
-        """A writer killed mid-line must not spoil the next line."""
-        try:
-            with open(self.job.reports, "rb") as source:
-                source.seek(0, os.SEEK_END)
-                if source.tell():
-                    source.seek(-1, os.SEEK_END)
-                    if source.read(1) != b"\n":
-                        fd = os.open(self.job.reports, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-                        os.write(fd, b"\n")
-                        os.close(fd)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.ENOENT):
-                raise
 
     def _record(self, outcome: Outcome) -> None:
         """Write exit.json, for as long as it takes."""
@@ -376,17 +323,7 @@ class Supervisor:
                 os.fsync(fd)
             except OSError:
                 continue  # Nothing better can be done; exit.json decides.
-        value = {
-            "state": outcome.state,
-            "exit_code": outcome.code,
-            "reason": outcome.reason,
-            "end_time": time.time(),
-            "end_monotonic": time.monotonic(),
-            "boot": identity.boot_id(),
-            "log_bytes": os.fstat(self.log_fd).st_size,
-            "steps": self.step_records,
-            "output": self.plan.get("output", ""),
-        }
+        value = self._end_record(outcome)
         raw = json.dumps(value, indent=1, sort_keys=True).encode() + b"\n"
         while True:
             try:
@@ -399,108 +336,20 @@ class Supervisor:
             except OSError:
                 select.select([], [], [], 1.0)
 
-
-def _find(program: str, env: Dict[str, str], cwd: str) -> str:
-    """Resolve like execvp(3) with the child's PATH, so a missing program is told by name."""
-    if "/" in program:
-        return program
-    for folder in env.get("PATH", "/usr/bin:/bin").split(os.pathsep):
-        path = os.path.join(folder or cwd, program)
-        if os.path.isfile(path) and os.access(path, os.X_OK):
-            return path
-    raise FileNotFoundError(errno.ENOENT, "not found on PATH", program)
-
-
-def _text(value: Any) -> str:
-    # Arguments travel as JSON with surrogates for bytes that are not UTF-8 (os.fsdecode's way).
-    return value if isinstance(value, str) else str(value)
-
-
-def _reset_signals() -> None:
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_DFL)
-    os.umask(0o077)
-
-
-def _exit_code(status: Optional[int]) -> Optional[int]:
-    if status is None:
-        return None
-    if os.WIFSIGNALED(status):
-        return 128 + os.WTERMSIG(status)
-    return os.WEXITSTATUS(status)
-
-
-def _reason(code: str, message: str, next: str = "") -> Dict[str, Any]:
-    return {"code": code, "message": message, "next": next, "details": {}}
-
-
-def _spawn_failure(step: Dict[str, Any], error: OSError) -> Outcome:
-    if error.errno in (errno.ENOENT, errno.ENOTDIR) and not os.path.isdir(step.get("cwd") or "/"):
-        text = "the working folder %s does not exist on the container" % step.get("cwd")
-        return Outcome("FAILED", None, _reason("WORKDIR_NOT_FOUND", text, "give another one with --workdir"))
-    if error.errno in (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR):
-        code = 127 if error.errno == errno.ENOENT else 126
-        text = "%s: %s" % (step["argv"][0], error.strerror)
-        hint = "check the name, or choose the environment that has it with --env"
-        return Outcome("FAILED", code, _reason("COMMAND_NOT_FOUND", text, hint))
-    return Outcome("FAILED", None, _reason("START_FAILED", "%s: %s" % (step["argv"][0], error)))
-
-
-def _judge(
-    step: Dict[str, Any], status: Optional[int], result: Optional[Dict[str, Any]], log: str
-) -> Outcome:
-    """How a step ended, from its wait status and, for our own steps, its result file."""
-    code = _exit_code(status)
-    if status is not None and os.WIFSIGNALED(status):
-        name = signal.Signals(os.WTERMSIG(status)).name
-        if os.WTERMSIG(status) == signal.SIGKILL and _oom_kills() > _OOM_AT_START:
-            return Outcome("FAILED", code, _reason("OUT_OF_MEMORY", "the container's memory limit was hit"))
-        text = "%s was ended by %s" % (step["name"], name)
-        return Outcome("FAILED", code, _reason("COMMAND_KILLED", text))
-    if step.get("module"):
-        if result and result.get("ok") and code == 0:
-            return Outcome("SKIPPED" if result.get("skipped") else "SUCCEEDED", 0)
-        if result and isinstance(result.get("error"), dict):
-            return Outcome("FAILED", code, result["error"])
-        text = "step %s ended with exit code %s and left no result" % (step["name"], code)
-        return Outcome("FAILED", code, _reason("INTERNAL", text, "see moai remote logs"))
-    if code != 0:
-        return Outcome("FAILED", code, _reason("COMMAND_FAILED", "the command ended with exit code %s" % code))
-    for path in step.get("expected_paths") or []:
-        if not os.path.exists(os.path.join(step.get("cwd") or "/", path)):
-            text = "the command ended with exit code 0, but %s is not there" % path
-            return Outcome("FAILED", 0, _reason("OUTPUT_MISSING", text))
-    if step.get("log_judged"):
-        fatal = verdict.fatal_line(log)
-        if fatal:
-            text = "exit code 0, but the log ends in a fatal message: " + fatal
-            return Outcome("FAILED", 0, _reason("FATAL_LINE", text, "rerun with --trust-exit-code to ignore it"))
-    return Outcome("SUCCEEDED", 0)
-
-
-def _oom_kills() -> int:
-    """OOM kills counted by this container's cgroup, v2 or v1; 0 when there is no counter."""
-    for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
-        try:
-            with open(path) as source:
-                for line in source:
-                    if line.startswith("oom_kill "):
-                        return int(line.split()[1])
-        except OSError:
-            continue
-    return 0
-
-
-_OOM_AT_START = _oom_kills()
-
-
-def _become_subreaper() -> None:
-    """prctl(PR_SET_CHILD_SUBREAPER): orphans of the job become our children, so none escapes."""
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(36, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+    def _end_record(self, outcome: Outcome) -> Dict[str, Any]:
+        """The content of exit.json."""
+        return {
+            "state": outcome.state,
+            "exit_code": outcome.code,
+            "reason": outcome.reason,
+            "end_time": time.time(),
+            "end_monotonic": time.monotonic(),
+            "boot": identity.boot_id(),
+            "log_bytes": os.fstat(self.log_fd).st_size,
+            "steps": self.step_records,
+            "retries": self.retries.used,
+            "output": self.plan.get("output", ""),
+        }
 
 
 def main(argv: List[str]) -> int:
@@ -524,6 +373,6 @@ def main(argv: List[str]) -> int:
         sys.stderr.write(text)
         supervisor._stop_all(5.0)
         last = text.strip().splitlines()[-1]
-        supervisor._record(Outcome("UNKNOWN", None, _reason("INTERNAL", "the supervisor failed: " + last)))
+        supervisor._record(Outcome("UNKNOWN", None, reason("INTERNAL", "the supervisor failed: " + last)))
         return 1
     return 0

@@ -25,17 +25,27 @@ _GOOD = re.compile(
 _ANSI = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-def fatal_line(path: str) -> str:
-    """The fatal line that ends the log at ``path``, or "" when it ends well or cannot be read."""
+#: Lines the supervisor writes into the log itself begin with this; they say nothing about the command.
+OURS = b"[moai] "
+
+
+def fatal_line(path: str, since: int = 0) -> str:
+    """The fatal line that ends the log at ``path``, or "" when it ends well or cannot be read.
+
+    Args:
+        since: only what stands from this byte on is judged (an earlier try's end says nothing).
+    """
     try:
         with open(path, "rb") as source:
             source.seek(0, os.SEEK_END)
-            source.seek(max(0, source.tell() - TAIL_BYTES))
+            source.seek(max(since, source.tell() - TAIL_BYTES))
             tail = source.read()
     except OSError:
         return ""
     fatal = b""
     for line in re.split(rb"[\r\n]+", _ANSI.sub(b"", tail)):
+        if line.startswith(OURS):
+            continue
         if _FATAL.search(line):
             fatal = line
         elif _GOOD.search(line):

@@ -34,7 +34,10 @@ class Job:
 
     Attributes:
         host: where it runs. info: as it was when last asked (``refresh`` asks again).
+        SIGNALS: what ``signal`` takes.
     """
+
+    SIGNALS = ("checkpoint", "stop", "evaluate", "log-interval")
 
     def __init__(self, host: Host, info: JobInfo) -> None:
         self.host = host
@@ -169,14 +172,28 @@ class Job:
 
     def checkpoint(self, force: bool = False) -> None:
         """Tell a running recipe to save a checkpoint after its current step."""
-        self._signal(job_pb2.JOB_SIGNAL_CHECKPOINT, force)
+        self.signal("checkpoint", force=force)
 
     def stop(self, force: bool = False) -> None:
         """Tell a running recipe to save and end after its current step."""
-        self._signal(job_pb2.JOB_SIGNAL_STOP, force)
+        self.signal("stop", force=force)
 
-    def _signal(self, signal: job_pb2.JobSignal, force: bool) -> None:
-        request = job_pb2.SignalJobRequest(job=self.id, signal=signal, owner=owner(), force=force)
+    def signal(self, name: str, value: int | None = None, force: bool = False) -> None:
+        """Tell a running recipe something; done after its current step and answered with an event.
+
+        Args:
+            name: one of ``SIGNALS``: ``checkpoint``, ``stop`` (save and end), ``evaluate``, ``log-interval``.
+            value: for ``log-interval``: training steps between two reports, 1 to 1000000.
+
+        Raises UsageError, Conflict (JOB_FINISHED, JOB_NOT_OWNED), AgentError (UNSUPPORTED: a command of one's
+        own, no validation split, a training that is over).
+        """
+        if name not in self.SIGNALS:
+            raise MoaiError("USAGE", f"{name!r} is no signal", f"one of {', '.join(self.SIGNALS)}")
+        if (value is not None) != (name == "log-interval"):
+            raise MoaiError("USAGE", f"{name} takes {'a number of steps' if value is None else 'no value'}", "log-interval=10")
+        signal = "JOB_SIGNAL_" + name.upper().replace("-", "_")
+        request = job_pb2.SignalJobRequest(job=self.id, signal=signal, owner=owner(), force=force, value=value or 0)
         self.host.session.call(_STUB, "SignalJob", request)
 
     def resume(

@@ -12,7 +12,7 @@ import platform
 import re
 import socket
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,9 @@ from moai._version import __version__
 
 #: One accelerator's queue is named so when the user names none.
 DEFAULT_ACCELERATOR = "default"
+
+#: What a supervisor watches, in the words of ``--stop-on``.
+WATCHERS = ("nan", "spike", "stall", "disk", "memory")
 
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9_.-]{8,128}$")
 _VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
@@ -46,6 +49,9 @@ class JobOptions:
         runs in a copy of it (a snapshot, ``moai.Host.send_code``). labels: kept with the job, for people and tools.
         wait_for_access: a gated repository is asked for again until access is granted, for ``max_duration_s``
         or else 24 hours.
+        runs in a copy of it (a snapshot, ``moai.Host.send_code``). retries: times a failed step is run again, 0 to
+        100. stop_on: watchers that end the job (``WATCHERS``); the others only warn. on_finish: shell command
+        there when the job ends or stalls. webhook: address that is sent the same as JSON; kept in memory only.
     """
 
     name: str = ""
@@ -61,6 +67,10 @@ class JobOptions:
     code: str | os.PathLike[str] = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     wait_for_access: bool = False
+    retries: int = 0
+    stop_on: Sequence[str] = ()
+    on_finish: str = ""
+    webhook: str = field(default="", repr=False)
 
     def message(self, host: HostConfig, takes_code: bool = False) -> job_pb2.JobOptions:
         """The wire form, completed from the host's settings. Raises MoaiError (USAGE)."""
@@ -75,6 +85,7 @@ class JobOptions:
                 raise MoaiError("USAGE", f"{name} cannot be a secret: it changes how programs start", f"--setenv {name}=VALUE")
         if self.max_duration_s < 0:
             raise MoaiError("USAGE", f"the longest duration is negative: {self.max_duration_s:g} s", "--max-duration 2h")
+        self._check_watching()
         if self.code and not takes_code:
             raise MoaiError("USAGE", f"{self.code} would be sent, and only a command runs in a copy of it", "leave code out, or use run")
         if self.code and self.workdir:
@@ -94,7 +105,21 @@ class JobOptions:
             work=self.work or host.work,
             proxy=host.proxy,
             wait_for_access=self.wait_for_access,
+            retries=self.retries,
+            stop_on=list(self.stop_on),
+            on_finish=self.on_finish,
+            webhook=self.webhook,
         )
+
+    def _check_watching(self) -> None:
+        if not 0 <= self.retries <= 100:
+            raise MoaiError("USAGE", f"{self.retries} retries are not 0 to 100", "--retries 3")
+        unknown = [name for name in self.stop_on if name not in WATCHERS]
+        if unknown:
+            raise MoaiError("USAGE", f"there is no watcher {', '.join(unknown)}", f"--stop-on takes some of {','.join(WATCHERS)}")
+        if self.webhook and not self.webhook.startswith(("http://", "https://")):
+            # The address may hold a secret, so it is not repeated.
+            raise MoaiError("USAGE", "the webhook is no http:// or https:// address", "--webhook https://HOST/PATH")
 
 
 def new_request_id() -> str:

@@ -79,6 +79,9 @@ class Project(_Strict):
     sync: str | None = None
     accelerator: str | None = None
     setup: str | None = None
+    retries: int | None = Field(default=None, ge=0, le=100)
+    stop_on: list[str] = Field(default_factory=list)
+    on_finish: str | None = None
     variables: dict[str, str] = Field(default_factory=dict)
     secrets: list[str] = Field(default_factory=list)
     train: TrainTable = TrainTable()

@@ -10,6 +10,7 @@ import re
 import pytest
 from moai_agent.jobs import dialects
 from moai_agent.jobs.logparse import MAX_LINE_BYTES, Found, LogParser
+from moai_worker import steplines
 
 LOGURU = "2024-06-11 10:06:02.551 | INFO     | __main__:main:161 - "
 NOISE = [
@@ -213,6 +214,16 @@ def test_step_line_gives_every_field(name, noisy):
             lines += NOISE + [line]
         text = "\n".join(lines + NOISE)
     assert numbers(text) == expected
+
+
+@pytest.mark.parametrize("name", sorted(STEP_LINES))
+def test_the_supervisors_small_recogniser_sees_the_same_losses(name, tmp_path):
+    text, expected = STEP_LINES[name]
+    (tmp_path / "log").write_text(text + "\n")
+    seen = [(one.step, one.loss) for one in steplines.StepLines(str(tmp_path / "log")).read() if one.loss is not None]
+    assert [loss for _, loss in seen] == [d["values"]["loss"] for t, d in expected if t == "metric" and "loss" in d["values"]]
+    known = {d["step"] for t, d in expected if t == "metric" and "loss" in d["values"] and "step" in d}
+    assert {step for step, _ in seen if step is not None} == known
 
 
 @pytest.mark.parametrize(

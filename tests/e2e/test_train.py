@@ -250,3 +250,43 @@ def test_a_foreign_training_script_is_followed_by_its_log(box):
     assert failed.returncode == 3 and b"ValueError: eval set is empty" in failed.stderr
     trusted = box.moai("remote", "train", "--trust-exit-code", "--", "python", "their_train.py")
     assert trusted.returncode == 0, trusted.stderr.decode()
+
+
+def messages(box, job, code):
+    events = box.moai("remote", "show", job, "--events", "--json")
+    found = [e["data"] for e in json.loads(events.stdout)["events"] if e["type"] == "message"]
+    return [data for data in found if data["code"] == code]
+
+
+@pytest.mark.faults
+def test_a_recipe_that_is_killed_goes_on_by_itself_and_does_what_it_is_told(box):
+    words = ["--max-steps", "100000", "--set", "save_steps=50", "--retries", "1", "--detach"]
+    done = train(box, *words)
+    assert done.returncode == 0, done.stderr.decode()
+    job = done.stdout.decode().strip()
+
+    def trainers():
+        return [pid for pid, argv in boxes.processes_of(box.home).items() if "train" in argv and str(box.job_dir(job)) in argv]
+
+    def has_checkpoint():
+        text = (box.job_dir(job) / "reports.jsonl").read_text()
+        return '"checkpoint"' in text
+
+    wait_until(has_checkpoint, "a checkpoint", 180)
+    assert box.moai("remote", "signal", job, "evaluate").returncode == 0
+    assert box.moai("remote", "signal", job, "log-interval=7").returncode == 0
+    wait_until(lambda: len(messages(box, job, "SIGNAL_DONE")) == 2, "the answers", 60)
+    said = {data["signal"]: data["value"] for data in messages(box, job, "SIGNAL_DONE")}
+    assert said["log-interval"] == 7 and said["evaluate"] > 0
+    for pid in trainers():
+        os.kill(pid, 9)
+    wait_until(lambda: messages(box, job, "RESUMED"), "the next try to begin at the checkpoint", 120)
+    (retry,) = messages(box, job, "RETRYING")
+    assert retry["reason"] == "COMMAND_KILLED" and messages(box, job, "RESUMED")[0]["step"] >= 50
+    assert box.moai("remote", "stop", job).returncode == 0
+    assert box.moai("remote", "wait", job, "--timeout", "120s").returncode == 0
+    events = events_of(box, job)
+    began = next(e["sequence"] for e in events if e["type"] == "message" and e["data"]["code"] == "RESUMED")
+    resumed = [e["data"]["step"] for e in events if e["sequence"] > began and e["type"] == "metric" and "loss" in e["data"]["values"]]
+    # The interval is kept by the next try; checkpoints and the stop bring a line of their own.
+    assert resumed and all(step % 7 == 0 or step % 50 == 0 for step in resumed[:-1]), resumed

@@ -149,17 +149,28 @@ def test_a_run_killed_after_a_checkpoint_resumes_there_and_ends_as_if_it_had_not
     assert_same_curve(tmp_path / "out", reference[2])
 
 
-def test_a_checkpoint_on_request_is_made_at_once_and_the_run_goes_on(child, inputs, tmp_path):
+def test_a_running_recipe_evaluates_saves_and_changes_its_log_interval_within_a_step(child, inputs, tmp_path):
     control = tmp_path / "control"
     control.mkdir()
-    asked = inputs(control=str(control), save_steps=None, max_steps=6)
-    assert child.run("train", asked, hold_at=2) == {"held": 2}
+    assert child.run("train", inputs(control=str(control), save_steps=None), hold_at=2) == {"held": 2}
+    (control / "evaluate.json").write_text("{}")
     (control / "checkpoint.json").write_text("{}")
+    (control / "log-interval.json").write_text('{"value": 2}')
     result = child.go_on()["result"]
-    assert (result["steps"], result["stopped"]) == (6, False)
+    assert (result["steps"], result["stopped"]) == (STEPS, False)
     assert [Path(path).name for path in result["checkpoints"]] == ["checkpoint-3"]
     assert [line["step"] for line in child.reports("message") if line["code"] == "CHECKPOINT_SAVED"] == [3]
-    assert sorted(os.listdir(str(control))) == ["checkpoint.json.done"]
+    said = {line["signal"]: line for line in child.reports("message") if line["code"] == "SIGNAL_DONE"}
+    assert sorted(said) == ["evaluate", "log-interval"] and {line["step"] for line in said.values()} == {3}
+    metrics = child.reports("metric")
+    assert [line["step"] for line in metrics if "eval_loss" in line["values"]] == [3]
+    assert said["evaluate"]["value"] == [m["values"]["eval_loss"] for m in metrics if "eval_loss" in m["values"]][0]
+    assert said["log-interval"]["value"] == 2
+    assert [line["step"] for line in metrics if "loss" in line["values"]] == [1, 2, 3, 4, 6, 8]
+    assert sorted(os.listdir(str(control))) == ["checkpoint.json.done", "evaluate.json.done", "log-interval.json.done"]
+    training = [line for line in child.reports() if line.get("phase") == "training"]
+    made = [line["size_bytes"] for line in child.reports("artifact") if line["kind"] == "checkpoint"]
+    assert 0.8 * made[0] < training[0]["checkpoint_bytes"] < 1.2 * made[0]
 
 
 def test_a_stopped_run_leaves_a_checkpoint_and_a_model_and_goes_on_when_asked(

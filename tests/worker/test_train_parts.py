@@ -260,3 +260,36 @@ def test_a_request_is_consumed_only_when_its_checkpoint_is_complete(tmp_path):
     assert not request.exists() and (tmp_path / "checkpoint.json.done").exists()
     assert (path / checkpoints.MARK).exists()
     assert [data["code"] for _, data in watch.report.of("message")] == ["CHECKPOINT_SAVED"]
+
+
+def asked(folder, name, value):
+    (folder / (name + ".json")).write_text(json.dumps(value))
+
+
+def test_what_cannot_be_done_is_said_and_not_asked_again(tmp_path):
+    watch, _ = watch_of(save_minutes=0, control=str(tmp_path))
+    asked(tmp_path, "evaluate", {})
+    asked(tmp_path, "log-interval", {"value": 0})
+    control = Flags()
+    watch.on_step_end(Flags(), Flags(global_step=4), control)
+    assert not control.should_evaluate and not control.should_save
+    said = [(data["code"], data["signal"]) for _, data in watch.report.of("message")]
+    assert said == [("UNSUPPORTED", "evaluate"), ("UNSUPPORTED", "log-interval")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluate.json.done", "log-interval.json.done"]
+
+
+def test_all_ranks_take_the_new_log_interval_and_a_later_try_keeps_it(tmp_path):
+    sent = []
+    first, _ = watch_of(save_minutes=0, control=str(tmp_path))
+    first.agree = lambda value: sent.append(value) or value
+    asked(tmp_path, "log-interval", {"value": 25})
+    first.on_step_end(Flags(), Flags(global_step=4), Flags())
+    other, _ = watch_of(save_minutes=0)
+    other.leader, other.agree = False, lambda value: sent[-1]
+    args, state = Flags(), Flags(global_step=4)
+    other.on_step_end(args, state, Flags())
+    assert (args.logging_steps, state.logging_steps) == (25, 25) and not other.report.of("message")
+    later, _ = watch_of(save_minutes=0, control=str(tmp_path))
+    args, state = Flags(), Flags(global_step=4)
+    later.on_train_begin(args, state, Flags())
+    assert (args.logging_steps, state.logging_steps) == (25, 25)

@@ -213,6 +213,8 @@ class Follower:
     def _add_found(self, found: Any) -> None:
         if self._reporting and (found.type in ("metric", "progress") or found.data.get("phase") == "training"):
             return
+        if found.type == "message" and found.data.get("code") == "NAN_LOSS" and self.spec.get("watched"):
+            return  # Its supervisor says so, too.
         if self.log.is_new(found.end):
             moment = self.clock.at(found.end)
             self._add(found.type, found.data, moment, self.view.get("step", ""), "log", found.end)

@@ -26,6 +26,9 @@ STATE_VERSION = 1
 #: Unrecognised warnings and errors with a MAF prefix that are passed on, per log.
 MAX_OTHER_WARNINGS = 20
 
+#: Lines of the supervisor (``moai_worker.verdict.OURS``): a new try of a failed step, what --on-finish said.
+_OURS, _RETRY = b"[moai] ", b"[moai] retry "
+
 _ANSI = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
 _RANK = re.compile(r"^\[(?:rank|default)\d+\]:\s?")
 #: Words of lines that may hold anything, for lower-case bytes. Grouped by first letter, which makes
@@ -157,6 +160,11 @@ class LogParser:
             end = start + len(line) + 1
             if len(line) >= MAX_LINE_BYTES:
                 line, start = self._cut(line, start, found)
+            if line.startswith(_OURS):
+                if line.startswith(_RETRY):
+                    self._faults.good()
+                start = end
+                continue
             if line and (always or self._faults.active or b"\x1b" in line or _INTERESTING(line.lower())):
                 self._line(line, start, end, found)
             start = end

@@ -141,7 +141,7 @@ class MetricTracker:
             self._steps["not_finite"] = True
             text = "the loss is %s%s" % (loss, "" if step is None else " at step %d" % step)
             advice = "lower the learning rate or look at the data; training goes on"
-            out.append(("message", {"text": text, "level": "warning", "code": "", "next": advice}))
+            out.append(("message", {"text": text, "level": "warning", "code": "NAN_LOSS", "next": advice}))
 
     def draw(self, drawn: List[bars.Bar], out: List[Report]) -> None:
         """Report the bars of a line, each at most once a whole percent."""

@@ -234,17 +234,6 @@ class JobStore:
         marker = "MOAI_JOB=%s/%s" % (self.config.host_id, entry.job.id)
         stopping.stop_all(lambda: stopping.family(None, marker), grace_s, lambda: time.sleep(0.05))
 
-    def signal(self, entry: Entry, name: str) -> None:
-        """Leave a request for the recipe: ``checkpoint`` or ``stop``."""
-        if entry.view["state"] in TERMINAL_STATES:
-            raise AgentError("JOB_FINISHED", "job %s has ended" % entry.job.id, "moai remote show %s" % entry.job.id)
-        if not any(step.get("module") == "train" for step in entry.plan.get("steps", [])):
-            raise AgentError(
-                "UNSUPPORTED", "job %s runs a command of its own, which cannot be told that" % entry.job.id,
-                "moai remote cancel %s" % entry.job.id,
-            )
-        jobdir.write_json(entry.job.control_file(name), {"time": time.time()})
-
     def delete(self, entry: Entry) -> None:
         """Remove the folder of an ended job: renamed first, so half of it is never seen."""
         if entry.view["state"] not in TERMINAL_STATES:

@@ -17,7 +17,7 @@ from moai_worker import access, jobdir
 
 from moai_agent import work
 from moai_agent.errors import AgentError
-from moai_agent.jobs import names, plans
+from moai_agent.jobs import names, plans, watching
 from moai_agent.jobs.store import Entry, request_digest
 from moai_agent.snapshots import Snapshots
 
@@ -112,7 +112,7 @@ class Request:
         return environment, why, registry.activated(environment)
 
     def _private(self, variables: Dict[str, str]) -> Dict[str, Any]:
-        return {"env": variables, "secrets": dict(self.options.secrets)}
+        return dict({"env": variables, "secrets": dict(self.options.secrets)}, **watching.private(self.options))
 
     def _work(self, variables: Dict[str, str]) -> str:
         home = variables.get("HOME") or os.path.expanduser("~")
@@ -197,6 +197,7 @@ class Request:
                 "labels": dict(options.labels),
                 "parent": self.parent,
             },
+            **watching.spec(options),
             **self.extra
         )
 
@@ -209,6 +210,7 @@ def _check_options(options: job_pb2.JobOptions) -> None:
             raise AgentError("USAGE", "%r is not the name of a variable" % name, "use letters, digits and _")
     if options.max_duration_seconds < 0:
         raise AgentError("USAGE", "the longest duration is negative: %g" % options.max_duration_seconds)
+    watching.check(options)
 
 
 def _digest(message: Message) -> str:
@@ -217,6 +219,7 @@ def _digest(message: Message) -> str:
     copy.CopyFrom(message)
     for name in sorted(copy.options.secrets):
         copy.options.secrets[name] = ""
+    watching.hide(copy.options)
     copy.options.ClearField("labels")
     return request_digest(type(message).__name__.encode(), copy.SerializeToString(deterministic=True))
 
@@ -409,9 +412,11 @@ async def resume(agent: Any, message: job_pb2.ResumeJobRequest) -> Entry:
             options.variables[name] = value
     options.accelerator = options.accelerator or entry.spec.get("accelerator") or ""
     options.name = options.name or entry.spec.get("name") or ""
+    lost = watching.inherit(options, entry.spec)
     request = Request(agent, message, options, entry.spec["kind"], entry.spec["command"], False)
     request.needs_environment = entry.spec["kind"] != "create"
     request.parent = entry.job.id
+    request.notes += [note(text, "NOTIFY_FAILED", "warning") for text in lost]
     request.extra = {"log_pattern": entry.spec.get("log_pattern", "")}
     changes = {key: plans._value(text) for key, text in message.settings.items()}
     old_path = entry.job.path

@@ -10,7 +10,7 @@ from moai_worker.jobdir import TERMINAL_STATES
 
 from moai_agent import convert
 from moai_agent.errors import AgentError
-from moai_agent.jobs import foreign, submit
+from moai_agent.jobs import foreign, signals, submit
 from moai_agent.jobs.journal import JournalReader
 from moai_agent.jobs.store import Entry
 
@@ -78,10 +78,7 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         """To a running recipe."""
         entry = self._store.find(request.job)
         self._store.check_owner(entry, request.owner, request.force)
-        names = {job_pb2.JOB_SIGNAL_CHECKPOINT: "checkpoint", job_pb2.JOB_SIGNAL_STOP: "stop"}
-        if request.signal not in names:
-            raise AgentError("USAGE", "no signal was named")
-        self._store.signal(entry, names[request.signal])
+        signals.send(entry, request.signal, request.value)
         return job_pb2.SignalJobResponse(job=convert.job(entry))
 
     async def WatchEvents(

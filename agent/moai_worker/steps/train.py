@@ -5,6 +5,7 @@ Python of the user's environment. Repeating it is safe: it goes on from the newe
 checkpoint in its output folder.
 """
 
+import os
 from typing import Any, Dict
 
 from .. import launch
@@ -30,10 +31,9 @@ def run(inputs: Dict[str, Any], report: Any) -> Dict[str, Any]:
             ``save_minutes``, ``keep_checkpoints``, ``eval_steps``, ``logging_steps``, ``lora``
             (``r, alpha, dropout, targets``), ``gradient_checkpointing``, ``bf16``, ``device``,
             ``resume``, ``settings`` (more of these, or TrainingArguments by name), ``control``
-            (folder asked between steps for ``checkpoint.json`` and ``stop.json``; a fulfilled
-            request is renamed to ``*.json.done``), ``advanced_parallelization``,
-            ``trust_remote_code``, ``gpus`` and
-            ``group`` (CUDA devices, several containers: see ``launch.spread``).
+            (folder asked between steps, see ``moai_worker.asked``), ``advanced_parallelization``,
+            ``trust_remote_code``, ``gpus`` and ``group`` (CUDA devices, several containers: see
+            ``launch.spread``).
         report: the step's Reporter.
 
     Returns:
@@ -45,4 +45,7 @@ def run(inputs: Dict[str, Any], report: Any) -> Dict[str, Any]:
             CHECKPOINT_NOT_FOUND, DEVICE_OUT_OF_MEMORY, DISK_FULL, TRAINING_FAILED.
     """
     launch.spread(inputs, report)
-    return train(TrainSettings(inputs), report if is_first_here() else _Silent())
+    settings = TrainSettings(inputs)
+    if settings.resume is False and os.environ.get("MOAI_ATTEMPT", "1") != "1":
+        settings.resume = True  # Starting over was meant once, not after every failure.
+    return train(settings, report if is_first_here() else _Silent())

@@ -30,7 +30,7 @@ from moai._cli.common import (
 )  # fmt: skip
 from moai._cli.curve import chart
 from moai._cli.follow import exit_code, follow, has_own_log
-from moai._cli.start import Detach, RequestId, Secret, Setenv, announce, secret_value
+from moai._cli.start import Detach, RequestId, Secret, Setenv, Webhook, announce, secret_value
 from moai._cli.table import STATE_STYLE, ago, clock, duration, paint, print_table, size
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -363,6 +363,7 @@ def resume(
     force: Force = False,
     setenv: Setenv = [],  # noqa: B006
     secret: Secret = [],  # noqa: B006
+    webhook: Webhook = "",
 ) -> None:
     """Go on with an ended job: a new job, linked to it, from its newest checkpoint."""
     import json
@@ -376,8 +377,9 @@ def resume(
     one = find_job(job, on)
     changes = {k: value(v) for k, v in pairs(set_, "--set").items()}
     options = moai.JobOptions(
-        request_id=request_id, variables=pairs(setenv, "--setenv"), secrets={name: secret_value(name) for name in secret}
-    )
+        request_id=request_id, variables=pairs(setenv, "--setenv"), secrets={name: secret_value(name) for name in secret},
+        webhook=webhook,
+    )  # fmt: skip
     new = one.resume(changes, options, force)
     if not announce(new, detach, as_json):
         follow(new, as_json=as_json, plain=plain, log=not new.info.output)

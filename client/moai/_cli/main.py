@@ -42,6 +42,7 @@ REMOTE: dict[str, Entry] = {
     "wait": Entry(_C + "jobs", "Wait until a job has ended.", _JOBS),
     "stop": Entry(_C + "jobs", "Let a recipe save and end after its current step.", _JOBS),
     "checkpoint": Entry(_C + "jobs", "Let a recipe save a checkpoint now.", _JOBS),
+    "signal": Entry(_C + "signals", "Tell a recipe: evaluate, save, stop, log interval.", _JOBS),
     "cancel": Entry(_C + "jobs", "End a job and every process of it.", _JOBS, "kill"),
     "resume": Entry(_C + "jobs", "Go on with an ended training from its checkpoint.", _JOBS),
     "delete": Entry(_C + "jobs", "Remove the record of an ended job.", _JOBS, "rm"),

@@ -28,6 +28,10 @@ MaxDuration = Annotated[str, typer.Option("--max-duration", metavar="TIME", help
 RequestId = Annotated[str, typer.Option("--request-id", metavar="ID", help="Repeating with the same id finds the first job.")]
 Accelerator = Annotated[str, typer.Option("--accelerator", metavar="NAME", help="Wait in this accelerator's queue.")]
 ExitCode = Annotated[str, typer.Option("--exit-code", metavar="job|moai", help="'job' leaves with the command's own code.")]
+Retries = Annotated[int, typer.Option("--retries", metavar="N", min=0, max=100, help="Run a failed step again, N times at most.")]
+StopOn = Annotated[str, typer.Option("--stop-on", metavar="nan,spike,...", help="End the job when a watcher sees nan, spike, stall, disk, memory.")]
+OnFinish = Annotated[str, typer.Option("--on-finish", metavar="CMD", help="Shell command there when the job ends or stalls.")]
+Webhook = Annotated[str, typer.Option("--webhook", metavar="URL", envvar="MOAI_WEBHOOK", show_envvar=True, help="POST there when the job ends or stalls.")]
 Setup = Annotated[str, typer.Option("--setup", metavar="LINE", help="Shell line before the command: 'source setup.sh'.")]
 Expect = Annotated[list[str], typer.Option("--expect", metavar="PATH", help="Must exist in the end; repeatable.")]
 WaitForAccess = Annotated[bool, typer.Option("--wait-for-access", help="Wait for a gated repository until access is granted.")]
@@ -47,6 +51,10 @@ def options(
     request_id: str = "",
     setup: str = "",
     sync: str = "",
+    retries: int | None = None,
+    stop_on: str = "",
+    on_finish: str = "",
+    webhook: str = "",
     has_command: bool = False,
     claims: bool = True,
     wait_for_access: bool = False,
@@ -83,6 +91,10 @@ def options(
         setup=setup or (project.setup if project else "") or "",
         code=sync,
         wait_for_access=wait_for_access,
+        retries=retries if retries is not None else (project.retries if project else None) or 0,
+        stop_on=[one.strip() for one in stop_on.split(",") if one.strip()] or (project.stop_on if project else []),
+        on_finish=on_finish or (project.on_finish if project else "") or "",
+        webhook=webhook,
     )
 
 
@@ -143,6 +155,10 @@ def run(
     any_host: Any_ = False,
     sync: Sync = "",
     save_flags: Save = False,
+    retries: Retries = None,  # type: ignore[assignment]
+    stop_on: StopOn = "",
+    on_finish: OnFinish = "",
+    webhook: Webhook = "",
 ) -> None:
     """Run a command as a job; its log comes here, its exit code decides ours.
 
@@ -152,6 +168,7 @@ def run(
     command_options = options(
         name=name, env=env, setenv=setenv, secret=secret, workdir=workdir, accelerator=accelerator,
         max_duration=max_duration, request_id=request_id, setup=setup, sync=sync, has_command=True,
+        retries=retries, stop_on=stop_on, on_finish=on_finish, webhook=webhook,
     )  # fmt: skip
     if save_flags:
         save(on=on, env=env, name=name, workdir=workdir, sync=sync, accelerator=accelerator, setup=setup, setenv=setenv, secret=secret)

@@ -23,12 +23,16 @@ from moai._cli.start import (
     Expect,
     MaxDuration,
     Name,
+    OnFinish,
     RequestId,
+    Retries,
     Secret,
     Setenv,
     Setup,
+    StopOn,
     Sync,
     WaitForAccess,
+    Webhook,
     Workdir,
     announce,
     options,
@@ -85,6 +89,10 @@ def train(
     no_link: NoLink = False,
     sync: Sync = "",
     save_flags: Save = False,
+    retries: Retries = None,  # type: ignore[assignment]
+    stop_on: StopOn = "",
+    on_finish: OnFinish = "",
+    webhook: Webhook = "",
 ) -> None:
     """Fine-tune a model on a container; the job needs nothing here once it has begun.
 
@@ -108,6 +116,7 @@ def train(
         name=name, env=env, setenv=setenv, secret=secret, workdir=workdir, accelerator=accelerator,
         max_duration=max_duration, request_id=request_id, setup=setup, sync=sync, has_command=bool(command),
         wait_for_access=wait_for_access,
+        retries=retries, stop_on=stop_on, on_finish=on_finish, webhook=webhook,
     )  # fmt: skip
     if save_flags:
         save(

@@ -57,7 +57,8 @@ class JobView:
         self.condition = reason.get("message", "") if waiting else ""
         if event.is_last:
             return []
-        if self.condition:
+        # A stall and a retry come with a message that says the same in full.
+        if self.condition and reason.get("code") not in ("STALLED", "RETRYING"):
             return [self._stamp(f"{self.state.lower()}: {clean(self.condition)}")]
         return []
 

@@ -35,6 +35,8 @@ class JobSignal(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     JOB_SIGNAL_UNSPECIFIED: _ClassVar[JobSignal]
     JOB_SIGNAL_CHECKPOINT: _ClassVar[JobSignal]
     JOB_SIGNAL_STOP: _ClassVar[JobSignal]
+    JOB_SIGNAL_EVALUATE: _ClassVar[JobSignal]
+    JOB_SIGNAL_LOG_INTERVAL: _ClassVar[JobSignal]
 JOB_STATE_UNSPECIFIED: JobState
 JOB_STATE_QUEUED: JobState
 JOB_STATE_STARTING: JobState
@@ -55,9 +57,11 @@ STEP_STATE_CANCELLED: StepState
 JOB_SIGNAL_UNSPECIFIED: JobSignal
 JOB_SIGNAL_CHECKPOINT: JobSignal
 JOB_SIGNAL_STOP: JobSignal
+JOB_SIGNAL_EVALUATE: JobSignal
+JOB_SIGNAL_LOG_INTERVAL: JobSignal
 
 class JobOptions(_message.Message):
-    __slots__ = ("request_id", "name", "owner", "environment", "variables", "secrets", "workdir", "accelerator", "max_duration_seconds", "labels", "setup", "work", "proxy", "snapshot", "snapshot_folder", "wait_for_access")
+    __slots__ = ("request_id", "name", "owner", "environment", "variables", "secrets", "workdir", "accelerator", "max_duration_seconds", "labels", "setup", "work", "proxy", "snapshot", "snapshot_folder", "retries", "on_finish", "webhook", "stop_on", "wait_for_access")
     class VariablesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -94,6 +98,10 @@ class JobOptions(_message.Message):
     PROXY_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FOLDER_FIELD_NUMBER: _ClassVar[int]
+    RETRIES_FIELD_NUMBER: _ClassVar[int]
+    ON_FINISH_FIELD_NUMBER: _ClassVar[int]
+    WEBHOOK_FIELD_NUMBER: _ClassVar[int]
+    STOP_ON_FIELD_NUMBER: _ClassVar[int]
     WAIT_FOR_ACCESS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     name: str
@@ -110,8 +118,12 @@ class JobOptions(_message.Message):
     proxy: str
     snapshot: str
     snapshot_folder: str
+    retries: int
+    on_finish: str
+    webhook: str
+    stop_on: _containers.RepeatedScalarFieldContainer[str]
     wait_for_access: bool
-    def __init__(self, request_id: _Optional[str] = ..., name: _Optional[str] = ..., owner: _Optional[str] = ..., environment: _Optional[str] = ..., variables: _Optional[_Mapping[str, str]] = ..., secrets: _Optional[_Mapping[str, str]] = ..., workdir: _Optional[str] = ..., accelerator: _Optional[str] = ..., max_duration_seconds: _Optional[float] = ..., labels: _Optional[_Mapping[str, str]] = ..., setup: _Optional[str] = ..., work: _Optional[str] = ..., proxy: _Optional[str] = ..., snapshot: _Optional[str] = ..., snapshot_folder: _Optional[str] = ..., wait_for_access: bool = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., name: _Optional[str] = ..., owner: _Optional[str] = ..., environment: _Optional[str] = ..., variables: _Optional[_Mapping[str, str]] = ..., secrets: _Optional[_Mapping[str, str]] = ..., workdir: _Optional[str] = ..., accelerator: _Optional[str] = ..., max_duration_seconds: _Optional[float] = ..., labels: _Optional[_Mapping[str, str]] = ..., setup: _Optional[str] = ..., work: _Optional[str] = ..., proxy: _Optional[str] = ..., snapshot: _Optional[str] = ..., snapshot_folder: _Optional[str] = ..., retries: _Optional[int] = ..., on_finish: _Optional[str] = ..., webhook: _Optional[str] = ..., stop_on: _Optional[_Iterable[str]] = ..., wait_for_access: bool = ...) -> None: ...
 
 class Reason(_message.Message):
     __slots__ = ("code", "message", "next", "details")
@@ -502,16 +514,18 @@ class DeleteJobResponse(_message.Message):
     def __init__(self, id: _Optional[str] = ...) -> None: ...
 
 class SignalJobRequest(_message.Message):
-    __slots__ = ("job", "signal", "owner", "force")
+    __slots__ = ("job", "signal", "owner", "force", "value")
     JOB_FIELD_NUMBER: _ClassVar[int]
     SIGNAL_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
     FORCE_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
     job: str
     signal: JobSignal
     owner: str
     force: bool
-    def __init__(self, job: _Optional[str] = ..., signal: _Optional[_Union[JobSignal, str]] = ..., owner: _Optional[str] = ..., force: bool = ...) -> None: ...
+    value: int
+    def __init__(self, job: _Optional[str] = ..., signal: _Optional[_Union[JobSignal, str]] = ..., owner: _Optional[str] = ..., force: bool = ..., value: _Optional[int] = ...) -> None: ...
 
 class SignalJobResponse(_message.Message):
     __slots__ = ("job",)

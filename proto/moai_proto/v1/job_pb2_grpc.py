@@ -112,7 +112,7 @@ class JobServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SignalJob(self, request, context):
-        """Talks to a running recipe (checkpoint, stop); UNSUPPORTED for commands.
+        """Talks to a running recipe; UNSUPPORTED for commands.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
