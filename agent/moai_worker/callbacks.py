@@ -1,7 +1,7 @@
 """What happens between two training steps: reports, saving, requests, and the check for NaN.
 
-Owns the decision when a checkpoint is made (every N steps, by the clock, on request, at a stop) and
-the turning of the Trainer's log entries into typed reports. Knows no torch: ``attach`` mixes it with
+Owns the decision when a checkpoint is made (every N steps, by the clock, on request, at a stop, at the
+best evaluation), when a run that no longer improves ends, and the turning of the Trainer's log entries into typed reports. Knows no torch: ``attach`` mixes it with
 the installed ``TrainerCallback``. Runs in the training process; with several processes rank 0
 decides and ``agree`` tells the others.
 """
@@ -9,12 +9,19 @@ decides and ``agree`` tells the others.
 import math
 import os
 import time
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from . import checkpoints
 from .jobdir import read_json
 
 _SAVE, _STOP = 1, 2
+
+
+class Best(NamedTuple):
+    """The evaluation with the lowest loss."""
+
+    step: int
+    loss: float
 
 
 class StepWatch:
@@ -54,6 +61,8 @@ class StepWatch:
         self.saved: List[str] = []
         self.stopped = False
         self.bad_loss: Optional[List[float]] = None
+        self.stopped_early = False
+        self.best: Optional[Best] = None
         self.step = 0
         self._requests: Dict[str, str] = {}
         self._line_step = 0
@@ -65,6 +74,9 @@ class StepWatch:
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.step = self._line_step = state.global_step
         self._line_time = self._save_time = self.clock()
+        if self.settings.keep_best:
+            # A resumed run: the best checkpoint of the first one must outlive the rotation too.
+            self.best = best_of(state.log_history)[0]
         text = "step {} of {}".format(self.step, self.total)
         self.report.phase("training", text, step=self.step, total=self.total)
         self.report.progress(self.step, self.total, "steps", force=True)
@@ -105,6 +117,7 @@ class StepWatch:
             self.report.metric(step, _numbers(logs))
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._judge(args, state, control)
         if control.should_save:
             self.report.phase("saving", "checkpoint of step {}".format(self.step), step=self.step)
         else:
@@ -118,7 +131,7 @@ class StepWatch:
         path = os.path.join(args.output_dir, "checkpoint-{}".format(state.global_step))
         size = checkpoints.seal(path, state.global_step, self.identity)
         removed = checkpoints.rotate(
-            args.output_dir, self.settings.keep_checkpoints, getattr(state, "best_model_checkpoint", None)
+            args.output_dir, self.settings.keep_checkpoints, best_path(args.output_dir, self.best)
         )
         self.saved = [old for old in self.saved if old not in removed] + [path]
         self.report.artifact("checkpoint", path, step=state.global_step, size_bytes=size)
@@ -144,6 +157,30 @@ class StepWatch:
                 step=state.global_step,
             )
             self._settle()
+
+    def _judge(self, args: Any, state: Any, control: Any) -> None:
+        """Early stop and keep-best: the same on every rank, as all have the same log of evaluations."""
+        if not (self.settings.early_stop or self.settings.keep_best):
+            return
+        best, since = best_of(state.log_history)
+        self.best = best
+        if self.bad_loss is not None or best is None:
+            return
+        if self.settings.keep_best and best.step == self.step:
+            # Not only noted: what is best must be there when the run has gone on and ended.
+            control.should_save = True
+        if not self.settings.early_stop or since < self.settings.early_stop or self.step >= self.total:
+            return
+        control.should_training_stop = self.stopped_early = True
+        self.report.message(
+            "Ending at step {} of {}: {} evaluations brought no eval_loss below {:.6g}, that of step {}.".format(
+                self.step, self.total, since, best.loss, best.step
+            ),
+            code="EARLY_STOP",
+            step=self.step,
+            best_step=best.step,
+            best_loss=best.loss,
+        )
 
     def _wanted(self) -> int:
         """What shall happen after this step, decided by rank 0."""
@@ -209,6 +246,32 @@ class StepWatch:
     def _progress(self, force: bool) -> None:
         rate = None if self._rate is None else round(self._rate, 6)
         self.report.progress(self.step, self.total, "steps", rate, self._eta(), force=force)
+
+
+def best_of(history: List[Dict[str, Any]]) -> Tuple[Optional[Best], int]:
+    """The evaluation with the lowest loss (the first of equals), and how many came after it.
+
+    Made from the whole log each time, so a resumed run counts on where the first one stopped. A loss
+    that is no number is never the best, and counts as no improvement.
+
+    Args:
+        history: the Trainer's ``log_history``.
+    """
+    best, since = None, 0
+    for entry in history:
+        if "eval_loss" not in entry:
+            continue
+        loss = float(entry["eval_loss"])
+        if math.isfinite(loss) and (best is None or loss < best.loss):
+            best, since = Best(int(entry["step"]), loss), 0
+        else:
+            since += 1
+    return best, since
+
+
+def best_path(folder: str, best: Optional[Best]) -> Optional[str]:
+    """Where the checkpoint of the best evaluation lies or would lie."""
+    return None if best is None else os.path.join(folder, "checkpoint-{}".format(best.step))
 
 
 def attach(watch: StepWatch) -> Any:

@@ -14,7 +14,9 @@ import time
 import traceback
 from typing import Any, Dict, List, Optional
 
-from . import callbacks, checkpoints, compat, modelfiles, train_data, train_start
+from . import (
+    callbacks, checkpoints, compat, finish, modelcard, modelfiles, trackers, train_data, train_start,
+)  # fmt: skip
 from .errors import StepError
 from .jobdir import read_json, write_atomic
 from .train_settings import TrainSettings, refuse_unknown
@@ -33,8 +35,8 @@ def train(settings: TrainSettings, report: Any) -> Dict[str, Any]:
         report: the step's Reporter.
 
     Returns:
-        ``path, steps, total_steps, first_loss, final_loss, checkpoints, method, stopped,
-        resumed_from``.
+        ``path, steps, total_steps, first_loss, final_loss, checkpoints, method, stopped, stopped_early,
+        best, resumed_from``.
 
     Raises:
         StepError: see ``steps.train``.
@@ -47,6 +49,7 @@ def train(settings: TrainSettings, report: Any) -> Dict[str, Any]:
 
     names = compat.parameters_of(transformers.TrainingArguments)
     refuse_unknown(settings.extra, names, "transformers " + transformers.__version__)
+    reporting = trackers.prepare(settings.extra.get("report_to"), settings.output, report)
     # Moreh wants its switch thrown before a model exists.
     parallel = compat.enable_advanced_parallelization(settings.advanced_parallelization, report)
     processes = compat.process_count()
@@ -62,6 +65,14 @@ def train(settings: TrainSettings, report: Any) -> Dict[str, Any]:
             "Use batch_size {} or less, or more rows.".format(rows.rows),
             {"rows": str(rows.rows), "batch_size": str(settings.batch_size)},
         )
+    if rows.validation is None and (settings.early_stop or settings.keep_best):
+        raise StepError(
+            "USAGE",
+            "{} needs a validation split, and {} has none.".format(
+                "early_stop" if settings.early_stop else "keep_best", settings.dataset
+            ),
+            "Prepare a data set with one (20 rows or more are split by themselves), or leave it out.",
+        )
     total = settings.max_steps or max(1, math.ceil(per_epoch * settings.epochs))
     identity = _identity(settings, rows)
     folder = os.path.join(settings.output, "checkpoints")
@@ -75,7 +86,8 @@ def train(settings: TrainSettings, report: Any) -> Dict[str, Any]:
     _check_disk(settings, model, total, report)
 
     arguments = compat.training_arguments(
-        _arguments(settings, folder, total, micro, bf16, rows.validation is not None), settings.extra
+        _arguments(settings, folder, total, micro, bf16, rows.validation is not None),
+        dict(settings.extra, **trackers.arguments(reporting, names, settings.output)),
     )
     # Building the arguments joined the processes: all have looked, so the first may tidy up.
     if compat.process_rank() == 0:
@@ -98,6 +110,7 @@ def train(settings: TrainSettings, report: Any) -> Dict[str, Any]:
     began = time.time()
     if finished:
         watch.step = start.step
+        watch.best = callbacks.best_of(_history(start.path))[0]
         report.progress(start.step, total, "steps", force=True)
         history = _history(start.path)
     else:
@@ -106,6 +119,7 @@ def train(settings: TrainSettings, report: Any) -> Dict[str, Any]:
     _quiet_cache(model, True)
 
     losses = [[entry["step"], entry["loss"]] for entry in history if "loss" in entry]
+    best = watch.best if settings.keep_best else None
     result = {
         "path": settings.output,
         "steps": watch.step,
@@ -115,14 +129,18 @@ def train(settings: TrainSettings, report: Any) -> Dict[str, Any]:
         "checkpoints": [item.path for item in checkpoints.list_checkpoints(folder)],
         "method": settings.method,
         "stopped": watch.stopped,
+        "stopped_early": watch.stopped_early,
+        "best": None if best is None else {"step": best.step, "loss": best.loss},
         "resumed_from": start.path,
     }
     report.phase("saving", "result to {}".format(settings.output))
+    card = modelcard.foreign(settings.output)
     _save(trainer, settings)
     if compat.process_rank() == 0:
-        _write_summary(
-            settings, result, rows, history, losses, {"began": began, "parallel": parallel, "bf16": bf16}
-        )
+        finish.take_best(settings, callbacks.best_path(folder, best), watch.step, result, report)
+        run = {"began": began, "parallel": parallel, "bf16": bf16}
+        summary = _write_summary(settings, result, rows, history, losses, run)
+        finish.write_card(settings, summary, card, report)
         kind = "adapter" if settings.method == "lora" else "model"
         report.artifact(kind, settings.output, step=watch.step)
     return result
@@ -257,7 +275,6 @@ def _arguments(
         "dataloader_pin_memory": accelerator and not moreh,
         "remove_unused_columns": False,
         "prediction_loss_only": True,
-        "report_to": [],
         "disable_tqdm": True,
         "push_to_hub": False,
     }
@@ -351,8 +368,8 @@ def _write_summary(
     history: List[Dict[str, Any]],
     losses: List[List[float]],
     run: Dict[str, Any],
-) -> None:
-    """Write ``moai-training.json`` last: where it stands, the result is whole."""
+) -> Dict[str, Any]:
+    """Write ``moai-training.json`` last: where it stands, the result is whole. Returns what it says."""
     evaluations = [[entry["step"], entry["eval_loss"]] for entry in history if "eval_loss" in entry]
     summary = {
         "schema": "moai.training/1",
@@ -370,7 +387,9 @@ def _write_summary(
         "seconds": round(time.time() - run["began"], 3),
         "losses": losses,
         "eval_losses": evaluations,
+        "best": result["best"],
     }
     # Readable by whoever may read the model beside it.
     path = os.path.join(settings.output, SUMMARY)
     write_atomic(path, json.dumps(summary, sort_keys=True).encode("utf-8") + b"\n", mode=0o644)
+    return summary

@@ -31,15 +31,15 @@ def run(inputs: Dict[str, Any], report: Any) -> Dict[str, Any]:
             ``resume``, ``settings`` (more of these, or TrainingArguments by name), ``control``
             (folder asked between steps for ``checkpoint.json`` and ``stop.json``; a fulfilled
             request is renamed to ``*.json.done``), ``advanced_parallelization``,
-            ``trust_remote_code``.
+            ``trust_remote_code``, ``early_stop``, ``keep_best``, ``card`` (words of the model card).
         report: the step's Reporter.
 
     Returns:
-        ``path, steps, total_steps, first_loss, final_loss, checkpoints, method, stopped,
-        resumed_from``.
+        ``path, steps, total_steps, first_loss, final_loss, checkpoints, method, stopped, stopped_early,
+        best`` (``{"step", "loss"}`` of the evaluation that the result is, or None), ``resumed_from``.
 
     Raises:
         StepError: USAGE, PACKAGE_MISSING, MODEL_INVALID, DATASET_INVALID, DATASET_EMPTY,
-            CHECKPOINT_NOT_FOUND, DEVICE_OUT_OF_MEMORY, DISK_FULL, TRAINING_FAILED.
+            CHECKPOINT_NOT_FOUND, DEVICE_OUT_OF_MEMORY, DISK_FULL, TRAINING_FAILED, SECRET_NEEDED.
     """
     return train(TrainSettings(inputs), _Silent() if process_rank() else report)

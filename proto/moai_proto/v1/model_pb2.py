@@ -15,7 +15,7 @@ _sym_db = _symbol_database.Default()
 from moai_proto.v1 import job_pb2 as moai__proto_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19moai_proto/v1/model.proto\x12\rmoai_proto.v1\x1a\x17moai_proto/v1/job.proto\"G\n\x07HubRepo\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x04 \x01(\t\"J\n\x13PlanDownloadRequest\x12$\n\x04repo\x18\x01 \x01(\x0b\x32\x16.moai_proto.v1.HubRepo\x12\r\n\x05token\x18\x02 \x01(\t\"\xe6\x01\n\x14PlanDownloadResponse\x12\x0e\n\x06\x63ommit\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x12\n\nfile_count\x18\x03 \x01(\x05\x12\x42\n\x08left_out\x18\x04 \x03(\x0b\x32\x30.moai_proto.v1.PlanDownloadResponse.LeftOutEntry\x12\x12\n\nfree_bytes\x18\x05 \x01(\x03\x12\x0e\n\x06\x66older\x18\x06 \x01(\t\x1a.\n\x0cLeftOutEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"x\n\x14\x44ownloadModelRequest\x12*\n\x07options\x18\x01 \x01(\x0b\x32\x19.moai_proto.v1.JobOptions\x12$\n\x04repo\x18\x02 \x01(\x0b\x32\x16.moai_proto.v1.HubRepo\x12\x0e\n\x06output\x18\x03 \x01(\t\"8\n\x15\x44ownloadModelResponse\x12\x1f\n\x03job\x18\x01 \x01(\x0b\x32\x12.moai_proto.v1.Job2\xc3\x01\n\x0cModelService\x12W\n\x0cPlanDownload\x12\".moai_proto.v1.PlanDownloadRequest\x1a#.moai_proto.v1.PlanDownloadResponse\x12Z\n\rDownloadModel\x12#.moai_proto.v1.DownloadModelRequest\x1a$.moai_proto.v1.DownloadModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19moai_proto/v1/model.proto\x12\rmoai_proto.v1\x1a\x17moai_proto/v1/job.proto\"G\n\x07HubRepo\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x04 \x01(\t\"J\n\x13PlanDownloadRequest\x12$\n\x04repo\x18\x01 \x01(\x0b\x32\x16.moai_proto.v1.HubRepo\x12\r\n\x05token\x18\x02 \x01(\t\"\xe6\x01\n\x14PlanDownloadResponse\x12\x0e\n\x06\x63ommit\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x12\n\nfile_count\x18\x03 \x01(\x05\x12\x42\n\x08left_out\x18\x04 \x03(\x0b\x32\x30.moai_proto.v1.PlanDownloadResponse.LeftOutEntry\x12\x12\n\nfree_bytes\x18\x05 \x01(\x03\x12\x0e\n\x06\x66older\x18\x06 \x01(\t\x1a.\n\x0cLeftOutEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"x\n\x14\x44ownloadModelRequest\x12*\n\x07options\x18\x01 \x01(\x0b\x32\x19.moai_proto.v1.JobOptions\x12$\n\x04repo\x18\x02 \x01(\x0b\x32\x16.moai_proto.v1.HubRepo\x12\x0e\n\x06output\x18\x03 \x01(\t\"8\n\x15\x44ownloadModelResponse\x12\x1f\n\x03job\x18\x01 \x01(\x0b\x32\x12.moai_proto.v1.Job\"\xab\x01\n\x12UploadModelRequest\x12*\n\x07options\x18\x01 \x01(\x0b\x32\x19.moai_proto.v1.JobOptions\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0c\n\x04repo\x18\x03 \x01(\t\x12\x0f\n\x07private\x18\x04 \x01(\x08\x12\x10\n\x08revision\x18\x05 \x01(\t\x12\x16\n\x0e\x63ommit_message\x18\x06 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x07 \x01(\t\"6\n\x13UploadModelResponse\x12\x1f\n\x03job\x18\x01 \x01(\x0b\x32\x12.moai_proto.v1.Job2\x99\x02\n\x0cModelService\x12W\n\x0cPlanDownload\x12\".moai_proto.v1.PlanDownloadRequest\x1a#.moai_proto.v1.PlanDownloadResponse\x12Z\n\rDownloadModel\x12#.moai_proto.v1.DownloadModelRequest\x1a$.moai_proto.v1.DownloadModelResponse\x12T\n\x0bUploadModel\x12!.moai_proto.v1.UploadModelRequest\x1a\".moai_proto.v1.UploadModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,6 +36,10 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_DOWNLOADMODELREQUEST']._serialized_end=571
   _globals['_DOWNLOADMODELRESPONSE']._serialized_start=573
   _globals['_DOWNLOADMODELRESPONSE']._serialized_end=629
-  _globals['_MODELSERVICE']._serialized_start=632
-  _globals['_MODELSERVICE']._serialized_end=827
+  _globals['_UPLOADMODELREQUEST']._serialized_start=632
+  _globals['_UPLOADMODELREQUEST']._serialized_end=803
+  _globals['_UPLOADMODELRESPONSE']._serialized_start=805
+  _globals['_UPLOADMODELRESPONSE']._serialized_end=859
+  _globals['_MODELSERVICE']._serialized_start=862
+  _globals['_MODELSERVICE']._serialized_end=1143
 # @@protoc_insertion_point(module_scope)

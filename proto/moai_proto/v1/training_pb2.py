@@ -16,7 +16,7 @@ from moai_proto.v1 import dataset_pb2 as moai__proto_dot_v1_dot_dataset__pb2
 from moai_proto.v1 import job_pb2 as moai__proto_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmoai_proto/v1/training.proto\x12\rmoai_proto.v1\x1a\x1bmoai_proto/v1/dataset.proto\x1a\x17moai_proto/v1/job.proto\"\xdf\x02\n\x0cTrainingSpec\x12\r\n\x05model\x18\x01 \x01(\t\x12\x16\n\x0emodel_revision\x18\x02 \x01(\t\x12+\n\x07\x64\x61taset\x18\x03 \x01(\x0b\x32\x1a.moai_proto.v1.DatasetSpec\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\x11\n\tmax_steps\x18\x05 \x01(\x03\x12\x0e\n\x06\x65pochs\x18\x06 \x01(\x01\x12\x12\n\nbatch_size\x18\x07 \x01(\x05\x12\x15\n\rlearning_rate\x18\x08 \x01(\x01\x12\x0e\n\x06output\x18\t \x01(\t\x12\x10\n\x08\x65ndpoint\x18\n \x01(\t\x12;\n\x08settings\x18\x0b \x03(\x0b\x32).moai_proto.v1.TrainingSpec.SettingsEntry\x12\r\n\x05smoke\x18\x0c \x01(\x08\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"p\n\x13PlanTrainingRequest\x12*\n\x07options\x18\x01 \x01(\x0b\x32\x19.moai_proto.v1.JobOptions\x12-\n\x08training\x18\x02 \x01(\x0b\x32\x1b.moai_proto.v1.TrainingSpec\"j\n\x14PlanTrainingResponse\x12\x11\n\tplan_json\x18\x01 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x02 \x01(\t\x12\x1a\n\x12\x65nvironment_reason\x18\x03 \x01(\t\x12\x0e\n\x06output\x18\x04 \x01(\t\"\x97\x01\n\x17\x45stimateTrainingRequest\x12-\n\x08training\x18\x01 \x01(\x0b\x32\x1b.moai_proto.v1.TrainingSpec\x12\x0c\n\x04rows\x18\x02 \x01(\x03\x12\r\n\x05token\x18\x03 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x04 \x01(\t\x12\x0c\n\x04work\x18\x05 \x01(\t\x12\r\n\x05quick\x18\x06 \x01(\x08\"b\n\x06\x46igure\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\x05value\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04unit\x18\x03 \x01(\t\x12\x10\n\x08\x65vidence\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\tB\x08\n\x06_value\"%\n\x07\x43oncern\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\xea\x02\n\x18\x45stimateTrainingResponse\x12\x0e\n\x06\x63ommit\x18\x01 \x01(\t\x12\x12\n\nmodel_type\x18\x02 \x01(\t\x12\r\n\x05gated\x18\x03 \x01(\x08\x12&\n\x07\x66igures\x18\x04 \x03(\x0b\x32\x15.moai_proto.v1.Figure\x12(\n\x08\x63oncerns\x18\x05 \x03(\x0b\x32\x16.moai_proto.v1.Concern\x12\x1a\n\x12recommended_flavor\x18\x06 \x01(\t\x12\x1e\n\x16recommended_batch_size\x18\x07 \x01(\x05\x12\x13\n\x0bguide_model\x18\x08 \x01(\t\x12\x10\n\x08provider\x18\t \x01(\t\x12\x0e\n\x06\x66lavor\x18\n \x01(\t\x12\x1d\n\x10memory_total_mib\x18\x0b \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06\x66older\x18\x0c \x01(\t\x12\x12\n\nfree_bytes\x18\r \x01(\x03\x42\x13\n\x11_memory_total_mib\"q\n\x14StartTrainingRequest\x12*\n\x07options\x18\x01 \x01(\x0b\x32\x19.moai_proto.v1.JobOptions\x12-\n\x08training\x18\x02 \x01(\x0b\x32\x1b.moai_proto.v1.TrainingSpec\"8\n\x15StartTrainingResponse\x12\x1f\n\x03job\x18\x01 \x01(\x0b\x32\x12.moai_proto.v1.Job\"\xbf\x01\n\x0fGenerateRequest\x12*\n\x07options\x18\x01 \x01(\x0b\x32\x19.moai_proto.v1.JobOptions\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07prompts\x18\x03 \x03(\t\x12\x13\n\x0bprompt_file\x18\x04 \x01(\t\x12\x10\n\x08template\x18\x05 \x01(\t\x12\x16\n\x0emax_new_tokens\x18\x06 \x01(\x05\x12\x0f\n\x07\x63ompare\x18\x07 \x01(\x08\x12\x10\n\x08\x65ndpoint\x18\x08 \x01(\t\"3\n\x10GenerateResponse\x12\x1f\n\x03job\x18\x01 \x01(\x0b\x32\x12.moai_proto.v1.Job2\xf8\x02\n\x0fTrainingService\x12W\n\x0cPlanTraining\x12\".moai_proto.v1.PlanTrainingRequest\x1a#.moai_proto.v1.PlanTrainingResponse\x12\x63\n\x10\x45stimateTraining\x12&.moai_proto.v1.EstimateTrainingRequest\x1a\'.moai_proto.v1.EstimateTrainingResponse\x12Z\n\rStartTraining\x12#.moai_proto.v1.StartTrainingRequest\x1a$.moai_proto.v1.StartTrainingResponse\x12K\n\x08Generate\x12\x1e.moai_proto.v1.GenerateRequest\x1a\x1f.moai_proto.v1.GenerateResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmoai_proto/v1/training.proto\x12\rmoai_proto.v1\x1a\x1bmoai_proto/v1/dataset.proto\x1a\x17moai_proto/v1/job.proto\"\xa5\x03\n\x0cTrainingSpec\x12\r\n\x05model\x18\x01 \x01(\t\x12\x16\n\x0emodel_revision\x18\x02 \x01(\t\x12+\n\x07\x64\x61taset\x18\x03 \x01(\x0b\x32\x1a.moai_proto.v1.DatasetSpec\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\x11\n\tmax_steps\x18\x05 \x01(\x03\x12\x0e\n\x06\x65pochs\x18\x06 \x01(\x01\x12\x12\n\nbatch_size\x18\x07 \x01(\x05\x12\x15\n\rlearning_rate\x18\x08 \x01(\x01\x12\x0e\n\x06output\x18\t \x01(\t\x12\x10\n\x08\x65ndpoint\x18\n \x01(\t\x12;\n\x08settings\x18\x0b \x03(\x0b\x32).moai_proto.v1.TrainingSpec.SettingsEntry\x12\r\n\x05smoke\x18\x0c \x01(\x08\x12\x13\n\x0bupload_repo\x18\x0e \x01(\t\x12\x16\n\x0eupload_private\x18\x0f \x01(\x08\x12\x17\n\x0fupload_revision\x18\x10 \x01(\t\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"p\n\x13PlanTrainingRequest\x12*\n\x07options\x18\x01 \x01(\x0b\x32\x19.moai_proto.v1.JobOptions\x12-\n\x08training\x18\x02 \x01(\x0b\x32\x1b.moai_proto.v1.TrainingSpec\"j\n\x14PlanTrainingResponse\x12\x11\n\tplan_json\x18\x01 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x02 \x01(\t\x12\x1a\n\x12\x65nvironment_reason\x18\x03 \x01(\t\x12\x0e\n\x06output\x18\x04 \x01(\t\"\x97\x01\n\x17\x45stimateTrainingRequest\x12-\n\x08training\x18\x01 \x01(\x0b\x32\x1b.moai_proto.v1.TrainingSpec\x12\x0c\n\x04rows\x18\x02 \x01(\x03\x12\r\n\x05token\x18\x03 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x04 \x01(\t\x12\x0c\n\x04work\x18\x05 \x01(\t\x12\r\n\x05quick\x18\x06 \x01(\x08\"b\n\x06\x46igure\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\x05value\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04unit\x18\x03 \x01(\t\x12\x10\n\x08\x65vidence\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\tB\x08\n\x06_value\"%\n\x07\x43oncern\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\xea\x02\n\x18\x45stimateTrainingResponse\x12\x0e\n\x06\x63ommit\x18\x01 \x01(\t\x12\x12\n\nmodel_type\x18\x02 \x01(\t\x12\r\n\x05gated\x18\x03 \x01(\x08\x12&\n\x07\x66igures\x18\x04 \x03(\x0b\x32\x15.moai_proto.v1.Figure\x12(\n\x08\x63oncerns\x18\x05 \x03(\x0b\x32\x16.moai_proto.v1.Concern\x12\x1a\n\x12recommended_flavor\x18\x06 \x01(\t\x12\x1e\n\x16recommended_batch_size\x18\x07 \x01(\x05\x12\x13\n\x0bguide_model\x18\x08 \x01(\t\x12\x10\n\x08provider\x18\t \x01(\t\x12\x0e\n\x06\x66lavor\x18\n \x01(\t\x12\x1d\n\x10memory_total_mib\x18\x0b \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06\x66older\x18\x0c \x01(\t\x12\x12\n\nfree_bytes\x18\r \x01(\x03\x42\x13\n\x11_memory_total_mib\"q\n\x14StartTrainingRequest\x12*\n\x07options\x18\x01 \x01(\x0b\x32\x19.moai_proto.v1.JobOptions\x12-\n\x08training\x18\x02 \x01(\x0b\x32\x1b.moai_proto.v1.TrainingSpec\"8\n\x15StartTrainingResponse\x12\x1f\n\x03job\x18\x01 \x01(\x0b\x32\x12.moai_proto.v1.Job\"\xbf\x01\n\x0fGenerateRequest\x12*\n\x07options\x18\x01 \x01(\x0b\x32\x19.moai_proto.v1.JobOptions\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07prompts\x18\x03 \x03(\t\x12\x13\n\x0bprompt_file\x18\x04 \x01(\t\x12\x10\n\x08template\x18\x05 \x01(\t\x12\x16\n\x0emax_new_tokens\x18\x06 \x01(\x05\x12\x0f\n\x07\x63ompare\x18\x07 \x01(\x08\x12\x10\n\x08\x65ndpoint\x18\x08 \x01(\t\"3\n\x10GenerateResponse\x12\x1f\n\x03job\x18\x01 \x01(\x0b\x32\x12.moai_proto.v1.Job\"\x80\x02\n\x0f\x45valuateRequest\x12*\n\x07options\x18\x01 \x01(\x0b\x32\x19.moai_proto.v1.JobOptions\x12\r\n\x05model\x18\x02 \x01(\t\x12+\n\x07\x64\x61taset\x18\x03 \x01(\x0b\x32\x1a.moai_proto.v1.DatasetSpec\x12\r\n\x05split\x18\x04 \x01(\t\x12\x11\n\trow_limit\x18\x05 \x01(\x03\x12\r\n\x05rouge\x18\x06 \x01(\x08\x12\x16\n\x0emax_new_tokens\x18\x07 \x01(\x05\x12\x0f\n\x07\x63ompare\x18\x08 \x01(\x08\x12\x19\n\x11trust_remote_code\x18\t \x01(\x08\x12\x10\n\x08\x65ndpoint\x18\n \x01(\t\"3\n\x10\x45valuateResponse\x12\x1f\n\x03job\x18\x01 \x01(\x0b\x32\x12.moai_proto.v1.Job\"\x8f\x01\n\x11MergeModelRequest\x12*\n\x07options\x18\x01 \x01(\x0b\x32\x19.moai_proto.v1.JobOptions\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12\x12\n\nbase_model\x18\x03 \x01(\t\x12\x0e\n\x06output\x18\x04 \x01(\t\x12\x19\n\x11trust_remote_code\x18\x05 \x01(\x08\"5\n\x12MergeModelResponse\x12\x1f\n\x03job\x18\x01 \x01(\x0b\x32\x12.moai_proto.v1.Job2\x98\x04\n\x0fTrainingService\x12W\n\x0cPlanTraining\x12\".moai_proto.v1.PlanTrainingRequest\x1a#.moai_proto.v1.PlanTrainingResponse\x12\x63\n\x10\x45stimateTraining\x12&.moai_proto.v1.EstimateTrainingRequest\x1a\'.moai_proto.v1.EstimateTrainingResponse\x12Z\n\rStartTraining\x12#.moai_proto.v1.StartTrainingRequest\x1a$.moai_proto.v1.StartTrainingResponse\x12K\n\x08Generate\x12\x1e.moai_proto.v1.GenerateRequest\x1a\x1f.moai_proto.v1.GenerateResponse\x12K\n\x08\x45valuate\x12\x1e.moai_proto.v1.EvaluateRequest\x1a\x1f.moai_proto.v1.EvaluateResponse\x12Q\n\nMergeModel\x12 .moai_proto.v1.MergeModelRequest\x1a!.moai_proto.v1.MergeModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -26,29 +26,37 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_TRAININGSPEC_SETTINGSENTRY']._options = None
   _globals['_TRAININGSPEC_SETTINGSENTRY']._serialized_options = b'8\001'
   _globals['_TRAININGSPEC']._serialized_start=102
-  _globals['_TRAININGSPEC']._serialized_end=453
-  _globals['_TRAININGSPEC_SETTINGSENTRY']._serialized_start=406
-  _globals['_TRAININGSPEC_SETTINGSENTRY']._serialized_end=453
-  _globals['_PLANTRAININGREQUEST']._serialized_start=455
-  _globals['_PLANTRAININGREQUEST']._serialized_end=567
-  _globals['_PLANTRAININGRESPONSE']._serialized_start=569
-  _globals['_PLANTRAININGRESPONSE']._serialized_end=675
-  _globals['_ESTIMATETRAININGREQUEST']._serialized_start=678
-  _globals['_ESTIMATETRAININGREQUEST']._serialized_end=829
-  _globals['_FIGURE']._serialized_start=831
-  _globals['_FIGURE']._serialized_end=929
-  _globals['_CONCERN']._serialized_start=931
-  _globals['_CONCERN']._serialized_end=968
-  _globals['_ESTIMATETRAININGRESPONSE']._serialized_start=971
-  _globals['_ESTIMATETRAININGRESPONSE']._serialized_end=1333
-  _globals['_STARTTRAININGREQUEST']._serialized_start=1335
-  _globals['_STARTTRAININGREQUEST']._serialized_end=1448
-  _globals['_STARTTRAININGRESPONSE']._serialized_start=1450
-  _globals['_STARTTRAININGRESPONSE']._serialized_end=1506
-  _globals['_GENERATEREQUEST']._serialized_start=1509
-  _globals['_GENERATEREQUEST']._serialized_end=1700
-  _globals['_GENERATERESPONSE']._serialized_start=1702
-  _globals['_GENERATERESPONSE']._serialized_end=1753
-  _globals['_TRAININGSERVICE']._serialized_start=1756
-  _globals['_TRAININGSERVICE']._serialized_end=2132
+  _globals['_TRAININGSPEC']._serialized_end=523
+  _globals['_TRAININGSPEC_SETTINGSENTRY']._serialized_start=476
+  _globals['_TRAININGSPEC_SETTINGSENTRY']._serialized_end=523
+  _globals['_PLANTRAININGREQUEST']._serialized_start=525
+  _globals['_PLANTRAININGREQUEST']._serialized_end=637
+  _globals['_PLANTRAININGRESPONSE']._serialized_start=639
+  _globals['_PLANTRAININGRESPONSE']._serialized_end=745
+  _globals['_ESTIMATETRAININGREQUEST']._serialized_start=748
+  _globals['_ESTIMATETRAININGREQUEST']._serialized_end=899
+  _globals['_FIGURE']._serialized_start=901
+  _globals['_FIGURE']._serialized_end=999
+  _globals['_CONCERN']._serialized_start=1001
+  _globals['_CONCERN']._serialized_end=1038
+  _globals['_ESTIMATETRAININGRESPONSE']._serialized_start=1041
+  _globals['_ESTIMATETRAININGRESPONSE']._serialized_end=1403
+  _globals['_STARTTRAININGREQUEST']._serialized_start=1405
+  _globals['_STARTTRAININGREQUEST']._serialized_end=1518
+  _globals['_STARTTRAININGRESPONSE']._serialized_start=1520
+  _globals['_STARTTRAININGRESPONSE']._serialized_end=1576
+  _globals['_GENERATEREQUEST']._serialized_start=1579
+  _globals['_GENERATEREQUEST']._serialized_end=1770
+  _globals['_GENERATERESPONSE']._serialized_start=1772
+  _globals['_GENERATERESPONSE']._serialized_end=1823
+  _globals['_EVALUATEREQUEST']._serialized_start=1826
+  _globals['_EVALUATEREQUEST']._serialized_end=2082
+  _globals['_EVALUATERESPONSE']._serialized_start=2084
+  _globals['_EVALUATERESPONSE']._serialized_end=2135
+  _globals['_MERGEMODELREQUEST']._serialized_start=2138
+  _globals['_MERGEMODELREQUEST']._serialized_end=2281
+  _globals['_MERGEMODELRESPONSE']._serialized_start=2283
+  _globals['_MERGEMODELRESPONSE']._serialized_end=2336
+  _globals['_TRAININGSERVICE']._serialized_start=2339
+  _globals['_TRAININGSERVICE']._serialized_end=2875
 # @@protoc_insertion_point(module_scope)
