@@ -15,7 +15,15 @@ import traceback
 from typing import Any, Dict, List, Optional
 
 from . import (
-    callbacks, checkpoints, compat, finish, modelcard, modelfiles, trackers, train_data, train_start,
+    callbacks,
+    checkpoints,
+    compat,
+    finish,
+    modelcard,
+    modelfiles,
+    trackers,
+    train_data,
+    train_start,
 )  # fmt: skip
 from .errors import StepError
 from .jobdir import read_json, write_atomic
@@ -56,7 +64,7 @@ def train(settings: TrainSettings, report: Any) -> Dict[str, Any]:
     micro = settings.micro_batch(processes)
 
     report.phase("loading", "dataset {}".format(settings.dataset))
-    rows = train_data.open_dataset(settings.dataset, *_model_limits(config))
+    rows = train_data.open_dataset(settings.dataset, *modelfiles.limits(config))
     per_epoch = rows.rows // settings.batch_size
     if per_epoch < 1:
         raise StepError(
@@ -144,25 +152,6 @@ def train(settings: TrainSettings, report: Any) -> Dict[str, Any]:
         kind = "adapter" if settings.method == "lora" else "model"
         report.artifact(kind, settings.output, step=watch.step)
     return result
-
-
-def _model_limits(config: Dict[str, Any]) -> Any:
-    """Vocabulary size and longest input by config.json; nested configs (multimodal) are looked into."""
-    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else {}
-    vocab = config.get("vocab_size") or text.get("vocab_size")
-    if not isinstance(vocab, int) or vocab < 1:
-        raise StepError(
-            "MODEL_INVALID",
-            "The model's config.json has no vocab_size.",
-            "Name a causal language model's folder.",
-        )
-    # n_positions: GPT-2's name. Models without absolute positions may lack both.
-    limit = (
-        config.get("max_position_embeddings")
-        or text.get("max_position_embeddings")
-        or config.get("n_positions")
-    )
-    return vocab, limit
 
 
 def _identity(settings: TrainSettings, rows: train_data.TrainingRows) -> Dict[str, Any]:

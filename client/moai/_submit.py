@@ -22,7 +22,7 @@ LAPTOP = "laptop:"
 _DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt", ".arrow", ".tsv")
 _RECIPE = (
     "method", "max_steps", "epochs", "batch_size", "learning_rate", "block_size", "template", "sample", "output",
-    "smoke", "model_revision", "dataset_revision", "dataset_output",
+    "smoke", "model_revision", "dataset_revision", "dataset_output", "upload", "upload_private", "upload_revision",
 )  # fmt: skip
 
 
@@ -110,6 +110,9 @@ def training_spec(
         endpoint=hub_endpoint(),
         settings={k: setting(v) for k, v in settings.items()},
         smoke=bool(given.get("smoke", False)),
+        upload_repo=given.get("upload", ""),
+        upload_private=bool(given.get("upload_private", False)),
+        upload_revision=given.get("upload_revision", ""),
     )
 
 

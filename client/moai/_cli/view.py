@@ -241,6 +241,8 @@ def next_commands(info: moai.JobInfo) -> list[str]:
         return [clean(info.reason.next)]
     if info.state == "SUCCEEDED" and info.kind == "train" and info.output:
         return [f"moai remote generate {info.id} --prompt '...' --compare", f"moai remote pull {info.id}"]
+    if info.state == "SUCCEEDED" and info.kind == "merge" and info.output:
+        return [f"moai remote pull {info.id}", f"moai remote upload {info.id} ORG/NAME"]
     if info.state in ("INTERRUPTED", "CANCELLED") and info.kind == "train" and info.output:
         return [f"moai remote resume {info.id}"]
     if info.state in ("FAILED", "UNKNOWN"):
@@ -260,10 +262,14 @@ def _result_text(name: str, result: dict[str, Any]) -> str:
             parts.append(f"{100 * result['truncated_share']:.0f} % cut")
     if result.get("final_loss") is not None:
         parts.append(f"{result.get('steps')} steps, loss {result.get('first_loss', 0):.3f} → {result['final_loss']:.3f}")
-    if name == "verify" and "files" in result:
+    if name.startswith("verify") and "files" in result:
         parts.append(f"{result['files']} files, {size(result.get('bytes'))}, opens")
     if name == "generate" and "count" in result:
         parts.append(f"{result['count']} answers")
+    if isinstance(result.get("figures"), dict):
+        parts.append(f"loss {result['figures'].get('loss', 0):.4f}, {result.get('rows')} rows")
+    if name == "merge" and "tensors" in result:
+        parts.append(f"{result['tensors']} tensors, {size(result.get('bytes'))}")
     if isinstance(result.get("summary"), str):
         parts.append(result["summary"])
     if result.get("reused"):
