@@ -116,7 +116,9 @@ class _Upload:
         """Make the repository and branch where needed, then send; ``url`` and ``commit``."""
         repo = self._writer.repo
         self._report.phase("uploading", "{} files, {:,} bytes to {}".format(len(files), size_bytes, repo))
-        self._guarded("making " + repo, lambda: self._api.create_repo(repo, private=self._private, exist_ok=True))
+        # Not private=False: an organisation may make its repositories private by default.
+        wanted = {"private": True} if self._private else {}
+        self._guarded("making " + repo, lambda: self._api.create_repo(repo, exist_ok=True, **wanted))
         if self._branch != "main":
             self._guarded(
                 "making the branch " + self._branch,
