@@ -281,7 +281,12 @@ def attach(watch: StepWatch) -> Any:
     class TrainerWatch(transformers.TrainerCallback):
         """Hands the Trainer's events over to a StepWatch."""
 
-        on_train_begin = staticmethod(watch.on_train_begin)
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            # The training rows' loader is made; from here on only evaluations make one, and they leave no
+            # row out: of a validation split smaller than a batch nothing would be left, and no eval_loss.
+            args.dataloader_drop_last = False
+            watch.on_train_begin(args, state, control, **kwargs)
+
         on_step_end = staticmethod(watch.on_step_end)
         on_log = staticmethod(watch.on_log)
         on_evaluate = staticmethod(watch.on_evaluate)

@@ -35,7 +35,7 @@ class _Span:
             steps = f"steps {first} to {last}" if first != last else f"step {first}"
             parts.append(f"{steps}, loss {loss:.4f}" + (f" → {final:.4f}" if len(self.losses) > 1 else ""))
         if self.evaluations:
-            parts.append("eval loss " + " → ".join(f"{v:.4f}" for v in {0: self.evaluations[0], 1: self.evaluations[-1]}.values()))
+            parts.append("eval loss " + " → ".join(f"{v:.4f}" for v in [*self.evaluations[:1], *self.evaluations[1:][-1:]]))
         if self.progress and not self.losses and self.progress.get("done"):
             done, unit = float(str(self.progress["done"])), str(self.progress.get("unit") or "")
             parts.append(size(done) if unit == "bytes" else f"{done:,.0f} {unit}")
@@ -55,6 +55,7 @@ class _Timeline:
         self._steps: dict[str, _Span] = {}
         self._phase: _Span | None = None
         self._phase_step = ""
+        self._held: list[tuple[datetime | None, str, str, str]] = []
         self._last: datetime | None = None
 
     def lines(self, events: Iterable[moai.Event]) -> list[str]:
@@ -71,7 +72,7 @@ class _Timeline:
             self._out.append(paint(day, "dim", self._colour))
             self._day = day
         clock = f"{local:%H:%M:%S}" if local else "--:--:--"
-        self._out.append(f"{clock}  {pad(clean(step) or '-', 12)}  {paint(clean(text), style, self._colour)}")
+        self._out.append(f"{clock}  {pad(clean(step) or '-', 16)}  {paint(clean(text), style, self._colour)}")
 
     def _nothing(self, event: moai.Event) -> None:
         """A type of a newer agent: it stands in --json."""
@@ -101,7 +102,7 @@ class _Timeline:
         self._end_phase(event.time)
         text = str(event.data.get("text") or "")
         phase = str(event.data["phase"])
-        self._phase = _Span(phase if not text or text.startswith(phase) else f"{phase}: {text}", event.time)
+        self._phase = _Span((text or phase) if not text or text.startswith(phase) else f"{phase}: {text}", event.time)
         self._phase_step = event.step
 
     def _end_phase(self, end: datetime | None) -> None:
@@ -110,6 +111,16 @@ class _Timeline:
             return
         folded, took = span.folded(), span.took(end)
         self._put(span.began, self._phase_step, "  " + span.text + (f"; {folded}" if folded else "") + (f"  ({took})" if took else ""))
+        held, self._held = self._held, []
+        for line in held:
+            self._put(*line)
+
+    def _within(self, moment: datetime | None, step: str, text: str, style: str) -> None:
+        """A line that stands behind the phase it happened in, whose own line waits for its end."""
+        if self._phase is None:
+            self._put(moment, step, text, style)
+        else:
+            self._held.append((moment, step, text, style))
 
     def _on_progress(self, event: moai.Event) -> None:
         if self._phase is not None:
@@ -127,11 +138,11 @@ class _Timeline:
     def _on_message(self, event: moai.Event) -> None:
         level = str(event.data.get("level") or "info")
         text = ("" if level == "info" else level + ": ") + str(event.data["text"])
-        self._put(event.time, event.step, text, {"warning": "yellow", "error": "red"}.get(level, "dim"))
+        self._within(event.time, event.step, text, {"warning": "yellow", "error": "red"}.get(level, "dim"))
 
     def _on_artifact(self, event: moai.Event) -> None:
-        self._put(event.time, event.step, f"{event.data['kind']} {event.data['path']}", "dim")
+        self._within(event.time, event.step, f"{event.data['kind']} {event.data['path']}", "dim")
 
     def _on_gap(self, event: moai.Event) -> None:
         d = event.data
-        self._put(event.time, event.step, f"gap: bytes {d['start_offset']} to {d['end_offset']} of {d['source']}: {d['text']}", "red")
+        self._within(event.time, event.step, f"gap: bytes {d['start_offset']} to {d['end_offset']} of {d['source']}: {d['text']}", "red")

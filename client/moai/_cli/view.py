@@ -182,8 +182,13 @@ class JobView:
         total = self.metric_total or (p.get("total") if p.get("unit") == "steps" else None)
         step = self.metric_step
         text = self._bar(float(step), float(total)) if step is not None and total else ""
-        text += f"step {step if step is not None else '?'}" + (f"/{total:.0f}" if total else "")
-        names = (("loss", "loss", ".4f"), ("eval_loss", "eval loss", ".4f"), ("learning_rate", "lr", ".2e"))
+        # Figures of a whole evaluation belong to no step.
+        if step is not None or total:
+            text += f"step {step if step is not None else '?'}" + (f"/{total:.0f}" if total else "")
+        names = (
+            ("loss", "loss", ".4f"), ("eval_loss", "eval loss", ".4f"), ("perplexity", "perplexity", ",.2f"),
+            ("rougeL", "ROUGE-L", ".4f"), ("learning_rate", "lr", ".2e"),
+        )  # fmt: skip
         for name, label, form in names:
             if name in self.metrics:
                 text += f"  {label} {self.metrics[name]:{form}}"
@@ -192,7 +197,7 @@ class JobView:
             text += f"  {rate:,.0f} tok/s"
         if p.get("unit") == "steps" and p.get("eta_seconds") is not None:
             text += f"  ETA {duration(p['eta_seconds'])}"
-        return text
+        return text.strip()
 
     # -- end -----------------------------------------------------------------------------------
 
