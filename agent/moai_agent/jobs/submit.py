@@ -277,6 +277,8 @@ async def training(agent: Any, message: training_pb2.StartTrainingRequest) -> En
     text = "train %s on %s (%s)" % (spec.model, spec.dataset.source, spec.method or "full")
     request = Request(agent, message, message.options, "train", text, True)
     request.extra = {"endpoint": spec.endpoint}
+    if plans._value(spec.settings.get("trust_remote_code", "false")) is True:
+        request.notes.append(note("code that the model brings along is run (trust_remote_code)", "TRUST_REMOTE_CODE", "warning"))
     if spec.upload_repo:
         await writable.check(agent, spec.upload_repo, spec.endpoint, message.options)
 
