@@ -24,7 +24,9 @@ LEFT_OUT = (
     "checkpoints*/*", "merged/*", "tensorboard/*", "*.partial-*", ".cache/*", ".git/*", "smoke.jsonl",
     "moai-training.json", "moai-merge.json", "training_args.bin", "optimizer.pt", "*.tmp*",
 )  # fmt: skip
-#: Above this, or above so many files, upload_large_folder: several commits, each resumable by itself.
+#: Above this, or above so many files, upload_large_folder: several commits, each resumable by itself. Not
+#: every huggingface_hub has it (0.24 brought it, 2.x dropped it); one commit does the same otherwise, and
+#: large files that were sent are not sent again either.
 _LARGE_BYTES, _LARGE_FILES = 50 << 30, 500
 _CONFIG = "adapter_config.json"
 
