@@ -1,7 +1,7 @@
 """What happens between two training steps: reports, saving, requests, and the check for NaN.
 
-Owns the decision when a checkpoint is made (every N steps, by the clock, on request, at a stop) and
-the turning of the Trainer's log entries into typed reports. Knows no torch: ``attach`` mixes it with
+Owns the decision when a checkpoint is made (every N steps, by the clock, on request, at a stop, at the
+best evaluation), when a run that no longer improves ends, and the turning of the Trainer's log entries into typed reports. Knows no torch: ``attach`` mixes it with
 the installed ``TrainerCallback``. Runs in the training process; with several processes rank 0
 decides and ``agree`` tells the others.
 """
@@ -9,7 +9,7 @@ decides and ``agree`` tells the others.
 import math
 import os
 import time
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from . import checkpoints
 from .asked import CHECKPOINT, EVALUATE, LOG_INTERVAL, STOP, Asked
@@ -17,6 +17,13 @@ from .asked import CHECKPOINT, EVALUATE, LOG_INTERVAL, STOP, Asked
 _SAVE, _STOP, _EVALUATE = 1, 2, 4
 #: Bits of the number all ranks agree on that lie below the new log interval.
 _FLAG_BITS = 8
+
+
+class Best(NamedTuple):
+    """The evaluation with the lowest loss."""
+
+    step: int
+    loss: float
 
 
 class StepWatch:
@@ -62,6 +69,8 @@ class StepWatch:
         self.saved: List[str] = []
         self.stopped = False
         self.bad_loss: Optional[List[float]] = None
+        self.stopped_early = False
+        self.best: Optional[Best] = None
         self.step = 0
         self.can_evaluate = can_evaluate
         self.checkpoint_bytes = checkpoint_bytes
@@ -75,6 +84,9 @@ class StepWatch:
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.step = self._line_step = state.global_step
         self._line_time = self._save_time = self.clock()
+        if self.settings.keep_best:
+            # A resumed run: the best checkpoint of the first one must outlive the rotation too.
+            self.best = best_of(state.log_history)[0]
         text = "step {} of {}".format(self.step, self.total)
         more = {"checkpoint_bytes": self.checkpoint_bytes} if self.checkpoint_bytes else {}
         self.report.phase("training", text, step=self.step, total=self.total, **more)
@@ -130,6 +142,7 @@ class StepWatch:
             loss = _numbers(metrics or {}).get("eval_loss")
             text = "Evaluated after step {}{}.".format(self.step, "" if loss is None else ": loss {:.4f}".format(loss))
             self._done(EVALUATE, text, loss)
+        self._judge(args, state, control)
         if control.should_save:
             self.report.phase("saving", "checkpoint of step {}".format(self.step), step=self.step)
         else:
@@ -143,7 +156,7 @@ class StepWatch:
         path = os.path.join(args.output_dir, "checkpoint-{}".format(state.global_step))
         size = checkpoints.seal(path, state.global_step, self.identity)
         removed = checkpoints.rotate(
-            args.output_dir, self.settings.keep_checkpoints, getattr(state, "best_model_checkpoint", None)
+            args.output_dir, self.settings.keep_checkpoints, best_path(args.output_dir, self.best)
         )
         self.saved = [old for old in self.saved if old not in removed] + [path]
         self.report.artifact("checkpoint", path, step=state.global_step, size_bytes=size)
@@ -169,6 +182,30 @@ class StepWatch:
                 step=state.global_step,
             )
             self._asked.settle()
+
+    def _judge(self, args: Any, state: Any, control: Any) -> None:
+        """Early stop and keep-best: the same on every rank, as all have the same log of evaluations."""
+        if not (self.settings.early_stop or self.settings.keep_best):
+            return
+        best, since = best_of(state.log_history)
+        self.best = best
+        if self.bad_loss is not None or best is None:
+            return
+        if self.settings.keep_best and best.step == self.step:
+            # Not only noted: what is best must be there when the run has gone on and ended.
+            control.should_save = True
+        if not self.settings.early_stop or since < self.settings.early_stop or self.step >= self.total:
+            return
+        control.should_training_stop = self.stopped_early = True
+        self.report.message(
+            "Ending at step {} of {}: {} evaluations brought no eval_loss below {:.6g}, that of step {}.".format(
+                self.step, self.total, since, best.loss, best.step
+            ),
+            code="EARLY_STOP",
+            step=self.step,
+            best_step=best.step,
+            best_loss=best.loss,
+        )
 
     def _wanted(self) -> int:
         """What shall happen after this step, decided by rank 0: flags, and above them a new log interval."""
@@ -255,6 +292,32 @@ class StepWatch:
         self.report.progress(self.step, self.total, "steps", rate, self._eta(), force=force)
 
 
+def best_of(history: List[Dict[str, Any]]) -> Tuple[Optional[Best], int]:
+    """The evaluation with the lowest loss (the first of equals), and how many came after it.
+
+    Made from the whole log each time, so a resumed run counts on where the first one stopped. A loss
+    that is no number is never the best, and counts as no improvement.
+
+    Args:
+        history: the Trainer's ``log_history``.
+    """
+    best, since = None, 0
+    for entry in history:
+        if "eval_loss" not in entry:
+            continue
+        loss = float(entry["eval_loss"])
+        if math.isfinite(loss) and (best is None or loss < best.loss):
+            best, since = Best(int(entry["step"]), loss), 0
+        else:
+            since += 1
+    return best, since
+
+
+def best_path(folder: str, best: Optional[Best]) -> Optional[str]:
+    """Where the checkpoint of the best evaluation lies or would lie."""
+    return None if best is None else os.path.join(folder, "checkpoint-{}".format(best.step))
+
+
 def attach(watch: StepWatch) -> Any:
     """The watch as a callback of the installed transformers."""
     import transformers
@@ -262,7 +325,12 @@ def attach(watch: StepWatch) -> Any:
     class TrainerWatch(transformers.TrainerCallback):
         """Hands the Trainer's events over to a StepWatch."""
 
-        on_train_begin = staticmethod(watch.on_train_begin)
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            # The training rows' loader is made; from here on only evaluations make one, and they leave no
+            # row out: of a validation split smaller than a batch nothing would be left, and no eval_loss.
+            args.dataloader_drop_last = False
+            watch.on_train_begin(args, state, control, **kwargs)
+
         on_step_end = staticmethod(watch.on_step_end)
         on_log = staticmethod(watch.on_log)
         on_evaluate = staticmethod(watch.on_evaluate)

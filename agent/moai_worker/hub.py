@@ -99,6 +99,11 @@ def whoami(
         hub.close()
 
 
+def is_repo_id(name: str) -> bool:
+    """Whether a text may be the name of a repository (``NAME`` or ``ORG/NAME``)."""
+    return _REPO_ID.fullmatch(name) is not None
+
+
 class Subject(NamedTuple):
     """What a request was about, for the message of its failure."""
 

@@ -42,6 +42,25 @@ def check_model_folder(path: str) -> Dict[str, Any]:
     return config
 
 
+def limits(config: Dict[str, Any]) -> Any:
+    """Vocabulary size and longest input by config.json; nested configs (multimodal) are looked into."""
+    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else {}
+    vocab = config.get("vocab_size") or text.get("vocab_size")
+    if not isinstance(vocab, int) or vocab < 1:
+        raise StepError(
+            "MODEL_INVALID",
+            "The model's config.json has no vocab_size.",
+            "Name a causal language model's folder.",
+        )
+    # n_positions: GPT-2's name. Models without absolute positions may lack both.
+    limit = (
+        config.get("max_position_embeddings")
+        or text.get("max_position_embeddings")
+        or config.get("n_positions")
+    )
+    return vocab, limit
+
+
 def has_tokenizer(path: str) -> bool:
     """True when the folder holds a vocabulary (some models keep it elsewhere)."""
     names = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")

@@ -14,7 +14,17 @@ import time
 import traceback
 from typing import Any, Dict, List, Optional
 
-from . import callbacks, checkpoints, compat, modelfiles, train_data, train_start
+from . import (
+    callbacks,
+    checkpoints,
+    compat,
+    finish,
+    modelcard,
+    modelfiles,
+    trackers,
+    train_data,
+    train_start,
+)  # fmt: skip
 from .errors import StepError
 from .jobdir import read_json, write_atomic
 from .train_settings import TrainSettings, refuse_unknown
@@ -33,8 +43,8 @@ def train(settings: TrainSettings, report: Any) -> Dict[str, Any]:
         report: the step's Reporter.
 
     Returns:
-        ``path, steps, total_steps, first_loss, final_loss, checkpoints, method, stopped,
-        resumed_from``.
+        ``path, steps, total_steps, first_loss, final_loss, checkpoints, method, stopped, stopped_early,
+        best, resumed_from``.
 
     Raises:
         StepError: see ``steps.train``.
@@ -47,13 +57,14 @@ def train(settings: TrainSettings, report: Any) -> Dict[str, Any]:
 
     names = compat.parameters_of(transformers.TrainingArguments)
     refuse_unknown(settings.extra, names, "transformers " + transformers.__version__)
+    reporting = trackers.prepare(settings.extra.get("report_to"), settings.output, report)
     # Moreh wants its switch thrown before a model exists.
     parallel = compat.enable_advanced_parallelization(settings.advanced_parallelization, report)
     processes = compat.process_count()
     micro = settings.micro_batch(processes)
 
     report.phase("loading", "dataset {}".format(settings.dataset))
-    rows = train_data.open_dataset(settings.dataset, *_model_limits(config))
+    rows = train_data.open_dataset(settings.dataset, *modelfiles.limits(config))
     per_epoch = rows.rows // settings.batch_size
     if per_epoch < 1:
         raise StepError(
@@ -62,13 +73,22 @@ def train(settings: TrainSettings, report: Any) -> Dict[str, Any]:
             "Use batch_size {} or less, or more rows.".format(rows.rows),
             {"rows": str(rows.rows), "batch_size": str(settings.batch_size)},
         )
+    if rows.validation is None and (settings.early_stop or settings.keep_best):
+        raise StepError(
+            "USAGE",
+            "{} needs a validation split, and {} has none.".format(
+                "early_stop" if settings.early_stop else "keep_best", settings.dataset
+            ),
+            "Prepare a data set with one (20 rows or more are split by themselves), or leave it out.",
+        )
     total = settings.max_steps or max(1, math.ceil(per_epoch * settings.epochs))
     identity = _identity(settings, rows)
     folder = os.path.join(settings.output, "checkpoints")
     bf16 = compat.use_bf16(settings.bf16, settings.device)
     # Building the arguments joins the processes, so from here on they can agree.
     arguments = compat.training_arguments(
-        _arguments(settings, folder, total, micro, bf16, rows.validation is not None), settings.extra
+        _arguments(settings, folder, total, micro, bf16, rows.validation is not None),
+        dict(settings.extra, **trackers.arguments(reporting, names, settings.output)),
     )
     _same_rows(rows)
     start, rejected = train_start.choose(settings, folder, identity, total, report)
@@ -100,6 +120,7 @@ def train(settings: TrainSettings, report: Any) -> Dict[str, Any]:
     began = time.time()
     if finished:
         watch.step = start.step
+        watch.best = callbacks.best_of(_history(start.path))[0]
         report.progress(start.step, total, "steps", force=True)
         history = _history(start.path)
     else:
@@ -108,6 +129,7 @@ def train(settings: TrainSettings, report: Any) -> Dict[str, Any]:
     _quiet_cache(model, True)
 
     losses = [[entry["step"], entry["loss"]] for entry in history if "loss" in entry]
+    best = watch.best if settings.keep_best else None
     result = {
         "path": settings.output,
         "steps": watch.step,
@@ -117,14 +139,18 @@ def train(settings: TrainSettings, report: Any) -> Dict[str, Any]:
         "checkpoints": [item.path for item in checkpoints.list_checkpoints(folder)],
         "method": settings.method,
         "stopped": watch.stopped,
+        "stopped_early": watch.stopped_early,
+        "best": None if best is None else {"step": best.step, "loss": best.loss},
         "resumed_from": start.path,
     }
     report.phase("saving", "result to {}".format(settings.output))
+    card = modelcard.foreign(settings.output)
     _save(trainer, settings)
     if compat.is_first_here():
-        _write_summary(
-            settings, result, rows, history, losses, {"began": began, "parallel": parallel, "bf16": bf16}
-        )
+        finish.take_best(settings, callbacks.best_path(folder, best), watch.step, result, report)
+        run = {"began": began, "parallel": parallel, "bf16": bf16}
+        summary = _write_summary(settings, result, rows, history, losses, run)
+        finish.write_card(settings, summary, card, report)
         kind = "adapter" if settings.method == "lora" else "model"
         report.artifact(kind, settings.output, step=watch.step)
     return result
@@ -138,25 +164,6 @@ def _same_rows(rows: train_data.TrainingRows) -> None:
             "The containers prepared different rows from this dataset.",
             "Give a --dataset-revision, the same files, and the same versions of transformers and tokenizers everywhere.",
         )
-
-
-def _model_limits(config: Dict[str, Any]) -> Any:
-    """Vocabulary size and longest input by config.json; nested configs (multimodal) are looked into."""
-    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else {}
-    vocab = config.get("vocab_size") or text.get("vocab_size")
-    if not isinstance(vocab, int) or vocab < 1:
-        raise StepError(
-            "MODEL_INVALID",
-            "The model's config.json has no vocab_size.",
-            "Name a causal language model's folder.",
-        )
-    # n_positions: GPT-2's name. Models without absolute positions may lack both.
-    limit = (
-        config.get("max_position_embeddings")
-        or text.get("max_position_embeddings")
-        or config.get("n_positions")
-    )
-    return vocab, limit
 
 
 def _identity(settings: TrainSettings, rows: train_data.TrainingRows) -> Dict[str, Any]:
@@ -270,7 +277,6 @@ def _arguments(
         "dataloader_pin_memory": accelerator and not moreh,
         "remove_unused_columns": False,
         "prediction_loss_only": True,
-        "report_to": [],
         "disable_tqdm": True,
         "push_to_hub": False,
     }
@@ -367,8 +373,8 @@ def _write_summary(
     history: List[Dict[str, Any]],
     losses: List[List[float]],
     run: Dict[str, Any],
-) -> None:
-    """Write ``moai-training.json`` last: where it stands, the result is whole."""
+) -> Dict[str, Any]:
+    """Write ``moai-training.json`` last: where it stands, the result is whole. Returns what it says."""
     evaluations = [[entry["step"], entry["eval_loss"]] for entry in history if "eval_loss" in entry]
     summary = {
         "schema": "moai.training/1",
@@ -386,7 +392,9 @@ def _write_summary(
         "seconds": round(time.time() - run["began"], 3),
         "losses": losses,
         "eval_losses": evaluations,
+        "best": result["best"],
     }
     # Readable by whoever may read the model beside it.
     path = os.path.join(settings.output, SUMMARY)
     write_atomic(path, json.dumps(summary, sort_keys=True).encode("utf-8") + b"\n", mode=0o644)
+    return summary

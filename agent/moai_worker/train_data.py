@@ -8,7 +8,7 @@ process, on the user's Python.
 
 import hashlib
 import os
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from . import compat
 from .errors import StepError
@@ -42,18 +42,8 @@ def open_dataset(path: str, vocab_size: int, max_positions: Optional[int]) -> Tr
     Raises:
         StepError: DATASET_INVALID naming split, column and value; DATASET_EMPTY without rows.
     """
-    import datasets
-
     again = "Prepare the dataset again: moai remote prepare."
-    if not os.path.isdir(path):
-        raise StepError("DATASET_INVALID", "There is no dataset folder {}.".format(path), again)
-    try:
-        loaded = datasets.load_from_disk(path)
-    except compat.library_errors() as error:
-        raise compat.failure(
-            error, "opening the dataset {}".format(path), "DATASET_INVALID", again
-        ) from error
-    splits = loaded if isinstance(loaded, dict) else {"train": loaded}
+    splits = _splits(path, again)
     if "train" not in splits:
         raise StepError(
             "DATASET_INVALID",
@@ -79,6 +69,51 @@ def open_dataset(path: str, vocab_size: int, max_positions: Optional[int]) -> Tr
         row_tokens=tokens / rows,
         digest=folder_digest(path),
     )
+
+
+def open_split(path: str, name: str, vocab_size: int, max_positions: Optional[int]) -> Tuple[str, Any]:
+    """One split to measure on, checked as for training.
+
+    Args:
+        path, vocab_size, max_positions: as in ``open_dataset``.
+        name: of the split; "" takes validation, else test.
+
+    Returns:
+        Its name, and its rows as dictionaries of numpy arrays.
+
+    Raises:
+        StepError: DATASET_INVALID (also when there is no such split: those there are named), DATASET_EMPTY.
+    """
+    splits = _splits(path, "Prepare the dataset again: moai remote prepare.")
+    choices = [name] if name else ["validation", "test"]
+    chosen = next((one for one in choices if one in splits), "")
+    if not chosen:
+        raise StepError(
+            "DATASET_INVALID",
+            "The dataset {} has no split {}, only: {}.".format(
+                path, " or ".join(choices), ", ".join(sorted(splits)) or "none"
+            ),
+            "Name one of them with --split.",
+        )
+    split = splits[chosen]
+    if len(split) == 0:
+        raise StepError("DATASET_EMPTY", "The split {} of {} has no rows.".format(chosen, path), "Name another.")
+    _check_split(split, "{} of {}".format(chosen, path), vocab_size, max_positions)
+    return chosen, split.with_format("numpy", columns=list(COLUMNS))
+
+
+def _splits(path: str, again: str) -> Dict[str, Any]:
+    import datasets
+
+    if not os.path.isdir(path):
+        raise StepError("DATASET_INVALID", "There is no dataset folder {}.".format(path), again)
+    try:
+        loaded = datasets.load_from_disk(path)
+    except compat.library_errors() as error:
+        raise compat.failure(
+            error, "opening the dataset {}".format(path), "DATASET_INVALID", again
+        ) from error
+    return loaded if isinstance(loaded, dict) else {"train": loaded}
 
 
 def folder_digest(path: str) -> str:

@@ -31,8 +31,8 @@ OWNED_ARGUMENTS = {
     "use_cpu": "device",
     "no_cuda": "device",
     "remove_unused_columns": "a dataset with input_ids and attention_mask",
-    "push_to_hub": "huggingface-cli upload after the run",
-    "report_to": "moai remote plot",
+    "push_to_hub": "moai remote upload after the run, or train --upload",
+    "load_best_model_at_end": "keep_best",
 }
 
 #: Keys of ``settings`` that are inputs of the recipe and therefore allowed there too.
@@ -40,7 +40,7 @@ _ALSO_INPUTS = (
     "max_steps", "epochs", "batch_size", "gradient_accumulation", "learning_rate", "warmup_steps",
     "scheduler", "seed", "save_steps", "save_minutes", "keep_checkpoints", "eval_steps", "logging_steps",
     "gradient_checkpointing", "bf16", "resume", "device", "advanced_parallelization",
-    "trust_remote_code", "lora.r", "lora.alpha", "lora.dropout", "lora.targets",
+    "trust_remote_code", "early_stop", "keep_best", "lora.r", "lora.alpha", "lora.dropout", "lora.targets",
 )  # fmt: skip
 
 
@@ -54,7 +54,10 @@ class TrainSettings:
         keep_checkpoints: how many complete ones stay; at least 1.
         resume: True = from the newest complete checkpoint if any; False = start over, setting older
             checkpoints aside; text = from exactly this checkpoint folder.
+        early_stop: end after so many evaluations in a row without a lower loss; 0 = never.
+        keep_best: the result is the model of the evaluation with the lowest loss, not the last one.
         bf16: None = where the device supports it natively.
+        card: what the model card tells beyond this (see ``modelcard``); recorded nowhere else.
         device: None = the accelerator if there is one; ``"cpu"`` = never.
         extra: TrainingArguments given by name, values parsed.
     """
@@ -98,6 +101,15 @@ class TrainSettings:
         self.keep_checkpoints = number(merged, "keep_checkpoints", 2, 1, whole=True)
         self.eval_steps = number(merged, "eval_steps", 0, 0, whole=True)
         self.logging_steps = number(merged, "logging_steps", None, 1, whole=True)
+        self.early_stop = number(merged, "early_stop", 0, 0, whole=True)
+        self.keep_best = bool(_flag(merged, "keep_best", False))
+        for name in ("early_stop", "keep_best"):
+            if getattr(self, name) and not self.eval_steps:
+                raise StepError(
+                    "USAGE",
+                    "{} needs evaluations, and eval_steps is not set.".format(name),
+                    "Add --set eval_steps=N: evaluate every N steps.",
+                )
         self.lora = _lora(lora)
         self.gradient_checkpointing = _flag(merged, "gradient_checkpointing", False)
         self.bf16 = _flag(merged, "bf16", None)
@@ -114,6 +126,7 @@ class TrainSettings:
             raise StepError("USAGE", "device is {!r}.".format(self.device), "Leave it out, or give cpu.")
         self.advanced_parallelization = _flag(merged, "advanced_parallelization", None)
         self.trust_remote_code = bool(_flag(merged, "trust_remote_code", False))
+        self.card: Dict[str, Any] = dict(merged.get("card") or {})
 
     def micro_batch(self, processes: int) -> int:
         """Rows of one forward pass in one process.
@@ -136,8 +149,8 @@ class TrainSettings:
         return self.batch_size // parts
 
     def as_dict(self) -> Dict[str, Any]:
-        """All values, for ``moai-training.json``; the control folder is left out."""
-        return {key: value for key, value in vars(self).items() if key != "control"}
+        """All values, for ``moai-training.json``; the control folder and the card's words are left out."""
+        return {key: value for key, value in vars(self).items() if key not in ("control", "card")}
 
 
 def parse_value(value: Any) -> Any:

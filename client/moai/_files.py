@@ -9,11 +9,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import stat
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,6 +29,9 @@ from moai._types import FileEntry
 _CHUNK = 512 * 1024
 _STUB = file_pb2_grpc.FileServiceStub
 _MAX_CUTS = 20
+#: Tries with another newest checkpoint.
+_RENEWALS = 3
+_CHECKPOINT = re.compile(r"checkpoints/checkpoint-(\d+)/moai-checkpoint\.json")
 
 #: Reports (file name, bytes of it done, its size).
 Report = Callable[[str, int, int], None]
@@ -49,22 +54,52 @@ def listing(session: Session, path: str, digest: bool = True) -> tuple[str, bool
     return answer.root, answer.is_file, files
 
 
-def pull(session: Session, path: str, target: Path, only: str = "", say: Report | None = None) -> Path:
+def pull(
+    session: Session,
+    path: str,
+    target: Path,
+    only: str = "",
+    say: Report | None = None,
+    left_out: list[FileEntry] | None = None,
+) -> Path:
     """Copy a file or folder from the container into the folder ``target``.
 
     Args:
-        path: on the container. only: a pattern on relative names (``*.safetensors``), or ``final`` to
-            leave checkpoints out.
+        path: on the container. only: a pattern on relative names (``*.safetensors``), or a part of a result:
+            ``final`` leaves checkpoints and event files out, ``adapter`` also a merged copy, ``checkpoint`` takes
+            the newest complete checkpoint alone. left_out: is filled with what of ``path`` stays there.
 
     Returns the copy's path. Files that are there already with the same content are not sent again.
     Raises MoaiError: FILE_NOT_FOUND, DOWNLOAD_CORRUPT, USAGE (a hostile name), LINK_LOST.
     """
-    root, is_file, entries = listing(session, path)
+    for attempt in range(_RENEWALS):
+        try:
+            return _pull(session, path, target, only, say, left_out)
+        except MoaiError as error:
+            # A training that goes on removes its oldest checkpoint: then there is a newer one.
+            if error.reason != "FILE_NOT_FOUND" or only != "checkpoint" or attempt + 1 == _RENEWALS:
+                raise
+            newest = newest_checkpoint(listing(session, path, digest=False)[2])
+            if not newest:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _pull(
+    session: Session, path: str, target: Path, only: str, say: Report | None, left_out: list[FileEntry] | None
+) -> Path:
+    root, is_file, everything = listing(session, path, digest=not only)
     name = PurePosixPath(root).name
     _check_name(name)
-    entries = [e for e in entries if _is_wanted(e.path, only)]
+    newest = newest_checkpoint(everything) if only == "checkpoint" else ""
+    entries = [e for e in everything if _is_wanted(e.path, only, newest)]
+    if left_out is not None:
+        left_out[:] = [e for e in everything if e not in entries]
     if not entries:
         raise MoaiError("FILE_NOT_FOUND", f"nothing in {root} fits {only!r}" if only else f"{root} holds no file", "check the path, or --only")
+    if only:
+        # Digests of what is wanted only: reading the checkpoints that stay there may take minutes.
+        entries = _with_digests(session, root, is_file, entries, newest)
     base = target if is_file else target / name
     seen: dict[str, str] = {}
     for entry in entries:
@@ -91,11 +126,34 @@ def on_laptop() -> Iterator[None]:
         raise MoaiError(reason, f"{error.filename or 'the file'} on the laptop: {error.strerror or error}", next_) from error
 
 
-def _is_wanted(path: str, only: str) -> bool:
+def newest_checkpoint(entries: Iterable[FileEntry]) -> str:
+    """``checkpoints/checkpoint-N`` with the greatest N that is complete (its mark is written last); "" for none."""
+    found = [_CHECKPOINT.fullmatch(entry.path) for entry in entries]
+    numbers = [int(match.group(1)) for match in found if match]
+    return f"checkpoints/checkpoint-{max(numbers)}" if numbers else ""
+
+
+def _with_digests(session: Session, root: str, is_file: bool, entries: list[FileEntry], newest: str) -> list[FileEntry]:
+    if is_file:
+        return listing(session, root)[2]
+    if newest:
+        return [replace(e, path=f"{newest}/{e.path}") for e in listing(session, f"{root}/{newest}")[2]]
+    complete = []
+    for entry in entries:
+        [found] = listing(session, f"{root}/{entry.path}")[2]
+        complete.append(replace(found, path=entry.path))
+    return complete
+
+
+def _is_wanted(path: str, only: str, newest: str = "") -> bool:
+    top, inside, _ = path.partition("/")
     if not only:
         return True
-    if only == "final":
-        return not path.startswith("checkpoints/")
+    if only in ("final", "adapter"):
+        aside = top.startswith("checkpoints") or top == "tensorboard" or ".partial-" in top or (only == "adapter" and top == "merged")
+        return not (inside and aside)
+    if only == "checkpoint":
+        return bool(newest) and path.startswith(newest + "/")
     return fnmatch(path, only) or fnmatch(PurePosixPath(path).name, only)
 
 

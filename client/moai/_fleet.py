@@ -258,7 +258,7 @@ def why_busy(host: Host, flavor: str = "") -> str:
     if device.processes:
         return f"in use by {device.processes[0].command or '?'} (pid {device.processes[0].pid})"
     for info in host.jobs(200):
-        if not info.ended and info.kind in ("train", "generate"):
+        if not info.ended and info.kind in ("train", "generate", "evaluate"):
             return f"job {info.id} is {info.state.lower()}"
     return ""
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 from moai import _convert, _files, _html, _index, _requirements, _submit
 from moai import _types as t
 from moai._admin import change_host
+from moai._after import AfterTraining
 from moai._config import HostConfig, config
 from moai._degraded import REASONS, Inspector
 from moai._devices import DeviceControl
@@ -32,7 +33,7 @@ from moai._rpc import Say, Session
 from moai._ssh.prompts import Prompter
 
 
-class Host(DeviceControl, Housekeeping):
+class Host(AfterTraining, DeviceControl, Housekeeping):
     """A configured container, an SSH alias, ``user@host``, or ``local``.
 
     Args:
@@ -363,7 +364,9 @@ class Host(DeviceControl, Housekeeping):
             settings: further settings of the recipe, or TrainingArguments by name.
             recipe: ``method`` (full, lora), ``max_steps``, ``epochs``, ``batch_size``,
                 ``learning_rate``, ``block_size``, ``template``, ``sample``, ``output``, ``smoke``,
-                ``model_revision``, ``dataset_revision``, ``dataset_output``, ``gpus``.
+                ``model_revision``, ``dataset_revision``, ``dataset_output``, ``gpus``; ``upload`` (a repository of
+                the Hub for the verified result, with ``upload_private``, ``upload_revision``; the token's right to
+                write there is checked before anything else).
             group: made by ``Fleet.train_together``; leave it out.
         """
         from moai_proto.v1 import training_pb2, training_pb2_grpc
@@ -538,9 +541,21 @@ class Host(DeviceControl, Housekeeping):
         parts = self.session.stream(file_pb2_grpc.FileServiceStub, "GetFiles", file_pb2.GetFilesRequest(path=path))
         return b"".join(part.data for part in parts)
 
-    def pull(self, path: str, target: str | Path = ".", only: str = "", say: _files.Report | None = None) -> Path:
-        """Copy a file or folder from the container into the folder ``target``; names from there are untrusted."""
-        return _files.pull(self.session, path, Path(target), only, say)
+    def pull(
+        self,
+        path: str,
+        target: str | Path = ".",
+        only: str = "",
+        say: _files.Report | None = None,
+        left_out: list[t.FileEntry] | None = None,
+    ) -> Path:
+        """Copy a file or folder from the container into the folder ``target``; names from there are untrusted.
+
+        Args:
+            only: ``final`` (no checkpoints), ``adapter`` (the adapter or model alone), ``checkpoint`` (the newest
+                complete one), or a pattern on file names. left_out: is filled with the files that stay there.
+        """
+        return _files.pull(self.session, path, Path(target), only, say, left_out)
 
     def push(self, path: str | Path, target: str = "", say: _files.Report | None = None) -> str:
         """Copy a file or folder to the container; returns its absolute path there."""

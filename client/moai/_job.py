@@ -18,13 +18,14 @@ from moai import _convert, _index
 from moai._errors import ENDINGS, MoaiError, WaitTimeout
 from moai._follow import Follower, LinkReport
 from moai._options import JobOptions, owner, setting, with_token
-from moai._types import Event, JobInfo, LogChunk, Report
+from moai._types import Event, FileEntry, JobInfo, LogChunk, Report
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from moai._degraded import Inspector
     from moai._host import Host
+    from moai._tensorboard import EventFiles
 
 _STUB = job_pb2_grpc.JobServiceStub
 
@@ -215,15 +216,29 @@ class Job:
 
     # -- results -------------------------------------------------------------------------------
 
-    def pull(self, target: str | Path = ".", only: str = "", say: Any = None) -> Path:
-        """Copy the job's results to ``target/NAME``; see ``Host.pull``.
+    def pull(
+        self, target: str | Path = ".", only: str = "", say: Any = None, left_out: list[FileEntry] | None = None
+    ) -> Path:
+        """Copy the job's results to ``target/NAME``; see ``Host.pull``. The job may still run.
 
         Raises NotFound (FILE_NOT_FOUND) when the job has none.
         """
         info = self.refresh()
         if not info.output:
             raise MoaiError("FILE_NOT_FOUND", f"job {self.id} has no result folder", f"moai remote show {self.id}")
-        return self.host.pull(info.output, target, only=only, say=say)
+        return self.host.pull(info.output, target, only=only, say=say, left_out=left_out)
+
+    def event_files(self) -> EventFiles:
+        """The job's TensorBoard event files, kept in the laptop's cache; ``pull`` fetches what is new.
+
+        Raises NotFound (FILE_NOT_FOUND) when the job has no result folder.
+        """
+        from moai._tensorboard import EventFiles
+
+        info = self.refresh()
+        if not info.output:
+            raise MoaiError("FILE_NOT_FOUND", f"job {self.id} has no result folder", f"moai remote show {self.id}")
+        return EventFiles(self.host.session, f"{info.output}/tensorboard", self.id)
 
     def toml(self) -> str:
         """A ``moai.toml`` that would repeat this job; secrets are named only. Raises UNSUPPORTED for other kinds."""

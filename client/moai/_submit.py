@@ -22,7 +22,7 @@ LAPTOP = "laptop:"
 _DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt", ".arrow", ".tsv")
 _RECIPE = (
     "method", "max_steps", "epochs", "batch_size", "learning_rate", "block_size", "template", "sample", "output",
-    "smoke", "model_revision", "dataset_revision", "dataset_output", "gpus",
+    "smoke", "model_revision", "dataset_revision", "dataset_output", "gpus", "upload", "upload_private", "upload_revision",
 )  # fmt: skip
 
 
@@ -118,6 +118,9 @@ def training_spec(
         smoke=bool(given.get("smoke", False)),
         gpus=str(given.get("gpus", "")),
         group=group,
+        upload_repo=given.get("upload", ""),
+        upload_private=bool(given.get("upload_private", False)),
+        upload_revision=given.get("upload_revision", ""),
     )
 
 

@@ -258,7 +258,9 @@ def test_a_pull_takes_what_was_asked_for(box, there, tmp_path):
     assert set(contents(tmp_path / "b" / there.name)) == {"model.safetensors", "config.json"}
     refused(box, "pull", str(there), str(tmp_path / "c"), "--only", "*.gguf", code=1, part="'*.gguf'")
     document = json.loads(moai_ok(box, "pull", str(there), str(tmp_path / "d"), "--json"))
+    left_out = document.pop("left_out")
     assert document == {"schema": "moai.pull/1", "host": "box", "path": str(tmp_path / "d" / there.name), "files": 3}
+    assert left_out == {"files": 0, "bytes": 0}
 
 
 @pytest.mark.parametrize("words", [("pull", "~/gone"), ("pull", "/dev/null"), ("push", "gone", "~/x"), ("push", "/dev/null", "~/x")])

@@ -9,11 +9,14 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import jsonschema
+import moai
 import pytest
 from fakes import box as boxes
 from fakes import news, tinymodel
 from fakes.box import Box
 from fakes.hub import HubServer
+from fakes.hub_uploads import account
 from fakes.sshd import find_sshd, wait_until
 
 MODEL, DATASET = "demo/tiny", "demo/news"
@@ -65,7 +68,7 @@ def python(train_python, code, *argv):
 
 
 def test_lora_from_an_empty_home(box, train_python, tmp_path):
-    done = train(box, "--max-steps", "10", "--json")
+    done = train(box, "--max-steps", "10", "--set", "eval_steps=5", "--trust-remote-code", "--name", "first", "--json")
     assert done.returncode == 0, done.stderr.decode()
     events = [json.loads(line) for line in done.stdout.splitlines()]
     numbered = [e for e in events if e["type"] != "log"]
@@ -162,6 +165,64 @@ def test_generate_answers_beside_the_base_model(box):
     assert asked.returncode == 0, asked.stderr.decode()
     answers = json.loads(asked.stdout)["answers"]
     assert len(answers) == 1 and answers[0]["prompt"].startswith("[SUMMARIZE]") and answers[0]["base_text"] is not None
+
+
+def test_a_trained_model_is_measured_merged_uploaded_and_looked_at(box, hub, tmp_path):
+    def ok(*words, **more):
+        done = box.moai("remote", *words, **more)
+        assert done.returncode == 0, (words, done.stderr.decode())
+        return done
+
+    job = json.loads(ok("show", "first", "--on", "box", "--json").stdout)
+    measured = json.loads(ok("evaluate", job["job"], "--rouge", "--rows", "2", "--max-new-tokens", "4", "--compare", "--json").stdout)
+    jsonschema.validate(measured, json.loads((Path(moai.__file__).parent / "schemas" / "evaluation-1.json").read_text()))
+    assert (measured["split"], measured["rows"], measured["figures"]["rouge"]["rows"]) == ("validation", 2, 2)
+    assert measured["figures"]["loss"] != measured["base_figures"]["loss"]
+
+    merged = [json.loads(line) for line in ok("merge", job["job"], "--json").stdout.splitlines()]
+    steps = [e["data"]["name"] for e in merged if e["type"] == "step" and e["data"]["state"] == "SUCCEEDED"]
+    assert steps == ["merge", "verify"] and (Path(job["output"]) / "merged" / "model.safetensors").is_file()
+
+    hub.tokens["hf_writer"] = hub.tokens["hf_reader"] = []
+    hub.uploads.accounts["hf_writer"] = account("mina")
+    refused = box.moai("remote", "upload", job["job"], "mina/tuned", HF_TOKEN="hf_reader")
+    assert refused.returncode == 9 and b"UPLOAD_REFUSED" in refused.stderr
+    unstarted = train(box, "--max-steps", "2", "--upload", "other/tuned", HF_TOKEN="hf_writer")
+    assert unstarted.returncode == 9 and b"belongs to other" in unstarted.stderr
+    ok("upload", job["job"], "mina/tuned", "--private", "-m", "tuned", HF_TOKEN="hf_writer")
+    repo = hub.repos["model", "mina/tuned"]
+    files = repo.commits[repo.refs["main"]]
+    assert repo.private and hub.uploads.messages == ["tuned"] and "adapter_model.safetensors" in files
+    assert json.loads(files["adapter_config.json"].read(0, 99999))["base_model_name_or_path"] == MODEL
+    card = files["README.md"].read(0, 99999).decode()
+    for text in (f'base_model: "{MODEL}"', f'- "{DATASET}"', "run (trust_remote_code)", "--set trust_remote_code=true", "--method lora"):
+        assert text in card, text
+
+    shown = ok("show", job["job"], "--events").stdout.decode()
+    assert "step 1" in shown and "training: step 0 of 10; steps 1 to 5, loss" in shown and "eval loss" in shown
+    ok("plot", job["job"], "-o", str(tmp_path / "loss.png"))
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+    # Their tensorboard is found on PATH; it sees what the job has written so far.
+    events = Path(job["output"]) / "tensorboard"
+    events.mkdir()
+    (events / "events.out.tfevents.1").write_bytes(b"figures")
+    program = tmp_path / "bin" / "tensorboard"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\necho "$@"; cat "$2"/events.out.tfevents.1\n')
+    program.chmod(0o755)
+    path = f"{program.parent}:{os.environ['PATH']}"
+    told = ok("tensorboard", job["job"], "--port", "0", PATH=path).stdout.decode()
+    assert told.startswith("--logdir ") and "--port 0" in told and told.endswith("figures")
+    missing = box.moai("remote", "tensorboard", job["job"], PATH="/nowhere")
+    assert missing.returncode == 2 and b"pip install tensorboard" in missing.stderr
+
+
+def test_a_full_model_has_nothing_to_merge(box):
+    jobs = json.loads(box.moai("remote", "jobs", "--json").stdout)["jobs"]
+    full = next(one["job"] for one in jobs if one["command"].endswith("(full)"))
+    refused = box.moai("remote", "merge", full, "--json")
+    assert refused.returncode == 2 and "no adapter to merge" in json.loads(refused.stdout)["message"]
 
 
 def test_prompts_have_the_shape_the_job_was_trained_with(box):

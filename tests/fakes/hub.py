@@ -15,7 +15,7 @@ In a test::
 As a program: ``python tests/fakes/hub.py --root DIR --port-file F`` serves ``DIR/models/ORG/NAME``
 and ``DIR/datasets/ORG/NAME`` until it is ended, and writes its address to ``F``.
 
-Not served: uploads, search, Xet.
+Uploads are in ``hub_uploads``. Not served: search, Xet.
 """
 
 import argparse
@@ -38,9 +38,11 @@ from typing import Any, Dict, List, Optional, Tuple
 if __package__:
     from .hub_faults import Fault, Faults, send_body, send_from_disk
     from .hub_repos import Content, Repo, RepoFile, load_repos
+    from .hub_uploads import Uploads
 else:  # run as a program: this folder is where Python looks
     from hub_faults import Fault, Faults, send_body, send_from_disk
     from hub_repos import Content, Repo, RepoFile, load_repos
+    from hub_uploads import Uploads
 
 _SECRET = b"stand-in"
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
@@ -81,6 +83,7 @@ class HubServer:
         #: Limit of each connection for files that lie on disk; 0 = none.
         self.bytes_per_s = 0.0
         self.faults = Faults()
+        self.uploads = Uploads()
         self.requests: List[Request] = []
         self.served: Dict[str, int] = {}
         self.closing = threading.Event()
@@ -261,6 +264,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._handle()
 
+    def do_PUT(self) -> None:
+        self._handle()
+
     def _handle(self) -> None:
         hub = self.server.hub
         parts = urllib.parse.urlsplit(self.path)
@@ -275,6 +281,8 @@ class _Handler(BaseHTTPRequestHandler):
         hub.note(self._seen)
         if path.startswith("/cdn/"):
             return self._cdn(path[5:], query)
+        if path.startswith("/upload/") and self.command == "PUT":
+            return hub.uploads.store(self, path)
         if path.startswith("/api/"):
             fault = hub.faults.hit("api", path)
             if fault:
@@ -288,6 +296,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._redirect(307, self.path.replace("/%s" % old, "/%s" % new, 1), {})
         # Split before unquoting: a revision may hold quoted slashes.
         pieces = [urllib.parse.unquote(piece) for piece in parts.path.strip("/").split("/")]
+        if hub.uploads.handle(self, pieces):
+            return None
         if pieces[0] == "api" and len(pieces) > 1 and pieces[1] in ("models", "datasets"):
             return self._api(pieces[1][:-1], pieces[2:], query)
         kind = "model"
@@ -300,6 +310,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _whoami(self) -> None:
         if not self._token:
             return self._error(401, "", "Invalid username or password.")
+        told = self.server.hub.uploads.whoami(self._token)
+        if told is not None:
+            return self._json(told)
         role = {"accessToken": {"displayName": "test", "role": "read"}, "type": "access_token"}
         return self._json({"type": "user", "id": "0" * 24, "name": "someone", "orgs": [], "auth": role})
 

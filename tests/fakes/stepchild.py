@@ -33,7 +33,7 @@ class Held(Reporter):
     hold_at = None
     def metric(self, step, values, **data):
         Reporter.metric(self, step, values, **data)
-        if step == self.hold_at:
+        if self.hold_at is not None and step == self.hold_at:
             self.hold_at = None
             say({"held": step})
             sys.stdin.readline()

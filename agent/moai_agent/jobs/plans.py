@@ -8,10 +8,11 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import sys
 from typing import Any, Dict, List, Optional
 
-from moai_proto.v1 import dataset_pb2, training_pb2
+from moai_proto.v1 import dataset_pb2, job_pb2, training_pb2
 from moai_worker import templates
 
 #: ORG/NAME or NAME as the Hub allows it, with an optional :CONFIG for datasets.
@@ -20,11 +21,19 @@ _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?$")
 DEFAULT_BLOCK = 1024
 DEFAULT_BATCH = 8
 #: Modules of steps that fetch from elsewhere: they get the user's proxy, and no other does.
-NETWORKED = ("download", "install", "create", "framework")
+NETWORKED = ("download", "install", "create", "framework", "upload")
 #: Names under which the address of an index, with its password, may be given as a secret.
 INDEXES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX")
+#: What experiment trackers sign in with (``--set report_to=...``).
+TRACKERS = (
+    "WANDB_API_KEY", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "COMET_API_KEY",
+    "NEPTUNE_API_TOKEN", "CLEARML_API_ACCESS_KEY", "CLEARML_API_SECRET_KEY", "SWANLAB_API_KEY",
+)  # fmt: skip
 #: Module -> secrets its steps get, of those the user gave.
-SECRETS = {"download": ("HF_TOKEN",), "install": INDEXES, "create": INDEXES, "framework": INDEXES}
+SECRETS = {
+    "download": ("HF_TOKEN",), "upload": ("HF_TOKEN",), "install": INDEXES, "create": INDEXES, "framework": INDEXES,
+    "train": TRACKERS,
+}  # fmt: skip
 
 
 class Place:
@@ -73,6 +82,11 @@ def code_step(place: Place, snapshot: Any, copy: str) -> Dict[str, Any]:
     return step
 
 
+def own_step(place: Place, name: str, module: str, inputs: Dict[str, Any]) -> Dict[str, Any]:
+    """A step on the environment's Python."""
+    return _own(place, name, module, inputs, place.python)
+
+
 def on_agent(place: Place, name: str, module: str, inputs: Dict[str, Any]) -> Dict[str, Any]:
     """A step on the agent's own Python: it needs nothing of an environment, or changes one."""
     return _own(place, name, module, inputs, sys.executable, optional_secrets=list(SECRETS[module]))
@@ -99,7 +113,7 @@ def download(place: Place, name: str, repo: str, kind: str, revision: str, outpu
     return on_agent(place, name, "download", inputs)
 
 
-def _model(place: Place, steps: List[Dict[str, Any]], model: str, revision: str) -> Any:
+def model_of(place: Place, steps: List[Dict[str, Any]], model: str, revision: str) -> Any:
     """The model as an input of later steps; adds its download when it is on the Hub."""
     if is_path(model):
         return os.path.abspath(os.path.join(place.cwd, os.path.expanduser(model)))
@@ -125,7 +139,7 @@ def prepare_steps(
 ) -> List[Dict[str, Any]]:
     """Fetch what is on the Hub, then tokenise."""
     steps: List[Dict[str, Any]] = []
-    model_input = _model(place, steps, model, model_revision)
+    model_input = model_of(place, steps, model, model_revision)
     source, config = spec.source, ""
     if is_path(source):
         source_input: Any = os.path.abspath(os.path.join(place.cwd, os.path.expanduser(source)))
@@ -157,17 +171,29 @@ def prepare_steps(
     return steps
 
 
-def train_steps(place: Place, spec: training_pb2.TrainingSpec, output: str) -> List[Dict[str, Any]]:
-    """download -> prepare -> train -> verify (and one generation with ``smoke``)."""
+def train_steps(
+    place: Place, spec: training_pb2.TrainingSpec, output: str, facts: Optional[Dict[str, Any]] = None
+) -> List[Dict[str, Any]]:
+    """download -> prepare -> train -> verify (one generation with ``smoke``; merge and upload where asked).
+
+    Args:
+        facts: for the model card, what the request's options tell.
+    """
     dataset = dataset_pb2.DatasetSpec()
     dataset.CopyFrom(spec.dataset)
     max_steps = spec.max_steps
     if spec.smoke:
         dataset.sample, max_steps = 50, 3
     steps = prepare_steps(place, dataset, spec.model, spec.model_revision)
+    if spec.upload_repo:
+        # First: a token that may not write is found out before a byte is fetched.
+        steps.insert(0, on_agent(place, "check-upload", "upload", {
+            "repo": spec.upload_repo, "endpoint": place.endpoint, "check_only": True, "token_env": "HF_TOKEN",
+        }))  # fmt: skip
     model_input = next(s for s in steps if s["name"] == "prepare")["inputs"]["model"]
     method = spec.method or "full"
     settings = {key: _value(text) for key, text in spec.settings.items()}
+    merged = settings.pop("merged_output", False) is True
     batch = spec.batch_size or DEFAULT_BATCH
     if spec.smoke:
         # 50 rows are to give three steps whatever the real run's batch is; it need not divide them.
@@ -186,6 +212,7 @@ def train_steps(place: Place, spec: training_pb2.TrainingSpec, output: str) -> L
         "logging_steps": 1,
         "resume": True,
         "control": os.path.join(place.job_path, "control"),
+        "card": card(spec, next(s for s in steps if s["name"] == "prepare")["inputs"], facts or {}),
     }
     if spec.gpus:
         inputs["gpus"] = spec.gpus
@@ -203,7 +230,7 @@ def train_steps(place: Place, spec: training_pb2.TrainingSpec, output: str) -> L
         # The model's own code, its tokenizer's included; a data set's script is not meant.
         prepare = next(s for s in steps if s["name"] == "prepare")
         prepare["inputs"].update(trust_remote_code=True, trust_dataset_code=False)
-    steps.append(_own(place, "train", "train", inputs, place.python))
+    steps.append(_own(place, "train", "train", inputs, place.python, optional_secrets=list(TRACKERS)))
     check = {"path": output, "method": method, "model": model_input, "load": bool(spec.smoke)}
     if inputs.get("trust_remote_code"):
         check["trust_remote_code"] = True
@@ -218,7 +245,65 @@ def train_steps(place: Place, spec: training_pb2.TrainingSpec, output: str) -> L
             "output": os.path.join(output, "smoke.jsonl"),
         }
         steps.append(_own(place, "generate", "generate", trial, place.python))
+    if merged:
+        inside = os.path.join(output, "merged")
+        steps += merge_steps(place, output, inside, model_input, bool(inputs.get("trust_remote_code")), inputs["card"], "-merged")
+    if spec.upload_repo and not spec.smoke:
+        steps.append(upload_step(place, {
+            "path": os.path.join(output, "merged") if merged else output, "repo": spec.upload_repo,
+            "private": spec.upload_private, "revision": spec.upload_revision, "base_model": spec.model,
+            "message": "%s by moai" % place.job_id,
+        }))  # fmt: skip
     return steps
+
+
+def card_facts(options: job_pb2.JobOptions) -> Dict[str, Any]:
+    """What a request's options tell a model card."""
+    return {"name": options.name, "moai": options.labels.get("moai", ""), "code_commit": options.snapshot}
+
+
+def card(spec: training_pb2.TrainingSpec, prepare: Dict[str, Any], facts: Dict[str, Any]) -> Dict[str, Any]:
+    """Words of the model card that only the request knows (see moai_worker.modelcard)."""
+    words = ["moai", "remote", "train", "--model", spec.model, "--dataset", spec.dataset.source]
+    for flag, value in (
+        ("--model-revision", spec.model_revision), ("--dataset-revision", spec.dataset.revision), ("--method", spec.method),
+        ("--max-steps", spec.max_steps), ("--epochs", spec.epochs), ("--batch-size", spec.batch_size),
+        ("--block-size", spec.dataset.block_size), ("--lr", spec.learning_rate), ("--template", spec.dataset.template),
+        ("--sample", spec.dataset.sample),
+    ):  # fmt: skip
+        if value:
+            words += [flag, "%g" % value if isinstance(value, float) else str(value)]
+    for name, value in sorted(spec.settings.items()):
+        words += ["--set", "%s=%s" % (name, value)]
+    words += ["--smoke"] if spec.smoke else []
+    return dict(facts, **{
+        "model": spec.model, "model_revision": spec.model_revision, "dataset": spec.dataset.source,
+        "dataset_revision": spec.dataset.revision, "dataset_path": prepare["source"], "template": prepare["template"],
+        "block_size": prepare["block_size"], "command": " ".join(shlex.quote(word) for word in words),
+    })  # fmt: skip
+
+
+def merge_steps(
+    place: Place, adapter: str, output: str, base: Any, trust: bool, words: Dict[str, Any], ending: str = ""
+) -> List[Dict[str, Any]]:
+    """Merge an adapter, then look whether the result opens.
+
+    Args:
+        base: folder of the base model or an earlier step's result; "" = the one the adapter names.
+        words: of the model card. ending: of the name of the second step.
+    """
+    inputs = {"adapter": adapter, "output": output, "base_model": base, "trust_remote_code": trust, "card": words}
+    check = {"path": output, "method": "full", "trust_remote_code": trust}
+    return [
+        _own(place, "merge", "merge", inputs, place.python),
+        _own(place, "verify" + ending, "verify", check, place.python),
+    ]
+
+
+def upload_step(place: Place, inputs: Dict[str, Any]) -> Dict[str, Any]:
+    """Send a result to the Hub with the environment's huggingface_hub."""
+    complete = dict(inputs, endpoint=place.endpoint, token_env="HF_TOKEN")
+    return _own(place, "upload", "upload", complete, place.python, optional_secrets=list(SECRETS["upload"]))
 
 
 #: Settings of the recipe itself; every other ``--set`` goes to TrainingArguments.
@@ -235,6 +320,8 @@ _RECIPE_SETTINGS = (
     "gradient_checkpointing",
     "bf16",
     "trust_remote_code",
+    "early_stop",
+    "keep_best",
 )
 
 
@@ -246,12 +333,12 @@ def _value(text: str) -> Any:
 
 
 def generate_steps(
-    place: Place, request: training_pb2.GenerateRequest, model: str, base: Optional[str]
+    place: Place, request: training_pb2.GenerateRequest, model: str, base: Optional[str], trust: bool = False
 ) -> List[Dict[str, Any]]:
     """One generation; the model is fetched first when it is on the Hub."""
     steps: List[Dict[str, Any]] = []
     inputs: Dict[str, Any] = {
-        "model": _model(place, steps, model, ""),
+        "model": model_of(place, steps, model, ""),
         "prompts": list(request.prompts),
         "template": request.template or None,
         "max_new_tokens": request.max_new_tokens or 64,
@@ -262,6 +349,8 @@ def generate_steps(
         inputs["prompt_file"] = os.path.abspath(os.path.join(place.cwd, os.path.expanduser(request.prompt_file)))
     if base:
         inputs["base_model"] = base
+    if trust:
+        inputs["trust_remote_code"] = True
     steps.append(_own(place, "generate", "generate", inputs, place.python))
     return steps
 

@@ -17,7 +17,7 @@ from moai_worker import access, jobdir
 
 from moai_agent import work
 from moai_agent.errors import AgentError
-from moai_agent.jobs import names, plans, watching
+from moai_agent.jobs import names, plans, watching, writable
 from moai_agent.jobs.store import Entry, request_digest
 from moai_agent.snapshots import Snapshots
 
@@ -282,10 +282,14 @@ async def training(agent: Any, message: training_pb2.StartTrainingRequest) -> En
     text = "train %s on %s (%s)" % (spec.model, spec.dataset.source, spec.method or "full")
     request = Request(agent, message, message.options, "train", text, True)
     request.extra = {"endpoint": spec.endpoint}
+    if plans._value(spec.settings.get("trust_remote_code", "false")) is True:
+        request.notes.append(note("code that the model brings along is run (trust_remote_code)", "TRUST_REMOTE_CODE", "warning"))
+    if spec.upload_repo:
+        await writable.check(agent, spec.upload_repo, spec.endpoint, message.options)
 
     def make(place: plans.Place) -> Tuple[List[Dict[str, Any]], str]:
         output = training_output(place, spec, message.options.name)
-        return plans.train_steps(place, spec, output), output
+        return plans.train_steps(place, spec, output, plans.card_facts(message.options)), output
 
     return await request.submit(make)
 
@@ -317,6 +321,8 @@ def check_training(spec: training_pb2.TrainingSpec) -> None:
     ):
         if value < 0:
             raise AgentError("USAGE", "the %s is negative: %s" % (name, value))
+    if spec.method != "lora" and plans._value(spec.settings.get("merged_output", "false")) is True:
+        raise AgentError("USAGE", "merged_output merges a LoRA adapter, and the method is full", "add --method lora, or leave it out")
 
 
 async def preparing(agent: Any, message: dataset_pb2.PrepareDatasetRequest) -> Entry:
@@ -356,7 +362,7 @@ async def downloading(agent: Any, message: model_pb2.DownloadModelRequest) -> En
 
 async def generating(agent: Any, message: training_pb2.GenerateRequest) -> Entry:
     """Generate, from a job, a folder or a Hub id."""
-    model, base = message.model, None
+    model, base, trust = message.model, None, False
     if not message.prompts and not message.prompt_file:
         raise AgentError("USAGE", "no prompt was given", "--prompt TEXT or --file FILE")
     if not plans.is_path(model) and "/" not in model:
@@ -364,17 +370,17 @@ async def generating(agent: Any, message: training_pb2.GenerateRequest) -> Entry
         model = entry.view.get("output") or entry.plan.get("output") or ""
         if not model:
             raise AgentError("MODEL_INVALID", "job %s has no output to generate with" % entry.job.id, "name a training job")
-        base = _trained_model(entry)
+        base, trust = trained_model(entry), trained_settings(entry).get("trust_remote_code", False)
         if not message.template:
-            message.template = _trained_template(entry)
+            message.template = trained_template(entry)
     if message.template == "none":
         message.template = ""
     request = Request(agent, message, message.options, "generate", "generate with %s" % message.model, True)
     request.extra = {"endpoint": message.endpoint}
-    return await request.submit(lambda place: (plans.generate_steps(place, message, model, base), ""))
+    return await request.submit(lambda place: (plans.generate_steps(place, message, model, base, trust), ""))
 
 
-def _trained_model(entry: Entry) -> Optional[str]:
+def trained_model(entry: Entry) -> Optional[str]:
     """The base model a training job used, once its download has told."""
     for step in entry.plan.get("steps", []):
         if step["name"] == "train" and step.get("module"):
@@ -386,7 +392,12 @@ def _trained_model(entry: Entry) -> Optional[str]:
     return None
 
 
-def _trained_template(entry: Entry) -> str:
+def trained_settings(entry: Entry) -> Dict[str, Any]:
+    """Inputs of a training job's recipe; empty for any other job."""
+    return next((step["inputs"] for step in entry.plan.get("steps", []) if step.get("module") == "train"), {})
+
+
+def trained_template(entry: Entry) -> str:
     """The template a training job's rows were rendered with; "" when it rendered none."""
     if entry.spec.get("kind") != "train":
         return ""

@@ -9,7 +9,7 @@ from moai_worker.errors import StepError
 
 from moai_agent import convert, downloads, work
 from moai_agent.errors import AgentError
-from moai_agent.jobs import submit
+from moai_agent.jobs import after, submit
 
 
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):
@@ -40,3 +40,10 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         """As a job."""
         entry = await submit.downloading(self._agent, request)
         return model_pb2.DownloadModelResponse(job=convert.job(entry))
+
+    async def UploadModel(
+        self, request: model_pb2.UploadModelRequest, context: Any
+    ) -> model_pb2.UploadModelResponse:
+        """As a job."""
+        entry = await after.uploading(self._agent, request)
+        return model_pb2.UploadModelResponse(job=convert.job(entry))

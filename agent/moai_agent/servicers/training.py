@@ -11,7 +11,7 @@ from moai_proto.v1 import training_pb2, training_pb2_grpc
 from moai_agent import convert, needs, peers, work
 from moai_agent.devices.report import MOAI_PROVIDERS
 from moai_agent.errors import AgentError
-from moai_agent.jobs import plans, submit
+from moai_agent.jobs import after, plans, submit
 
 
 class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
@@ -111,3 +111,17 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         """As a job."""
         entry = await submit.generating(self._agent, request)
         return training_pb2.GenerateResponse(job=convert.job(entry))
+
+    async def Evaluate(
+        self, request: training_pb2.EvaluateRequest, context: Any
+    ) -> training_pb2.EvaluateResponse:
+        """As a job."""
+        entry = await after.evaluating(self._agent, request)
+        return training_pb2.EvaluateResponse(job=convert.job(entry))
+
+    async def MergeModel(
+        self, request: training_pb2.MergeModelRequest, context: Any
+    ) -> training_pb2.MergeModelResponse:
+        """As a job."""
+        entry = await after.merging(self._agent, request)
+        return training_pb2.MergeModelResponse(job=convert.job(entry))

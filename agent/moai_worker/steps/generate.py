@@ -86,7 +86,7 @@ def run(inputs: Dict[str, Any], report: Any) -> Dict[str, Any]:
     output = os.path.abspath(os.path.expanduser(str(inputs.get("output") or "generated.jsonl")))
     max_new_tokens = number(inputs, "max_new_tokens", None, 0, whole=True) or 64
     adapter = modelfiles.is_adapter(path)
-    base = _base_of(path, adapter, str(inputs.get("base_model") or ""), bool(inputs.get("compare")))
+    base = base_of(path, adapter, str(inputs.get("base_model") or ""), bool(inputs.get("compare")))
     trust = bool(inputs.get("trust_remote_code"))
 
     report.phase("loading", path)
@@ -94,7 +94,7 @@ def run(inputs: Dict[str, Any], report: Any) -> Dict[str, Any]:
     compat.prepare_process(report)
     holder = path if modelfiles.has_tokenizer(path) or not base else base
     tokenizer = modelfiles.load_tokenizer(holder, trust)
-    writer = _Answerer(tokenizer, template, prompts, max_new_tokens, inputs.get("device"), report)
+    writer = Answerer(tokenizer, template, prompts, max_new_tokens, inputs.get("device"), report)
     base_texts: List[Optional[str]] = [None] * len(prompts)
     if adapter:
         model = modelfiles.load_adapter(modelfiles.load_model(base, writer.dtype, trust), path)
@@ -152,8 +152,8 @@ def read_prompts(inputs: Dict[str, Any], template: Optional[templates.Template])
     return prompts
 
 
-class _Answerer:
-    """Generates answers on one device, one prompt after the other."""
+class Answerer:
+    """Generates answers on one device, one prompt after the other; ``evaluate`` uses it too."""
 
     def __init__(
         self,
@@ -238,7 +238,7 @@ class _Answerer:
         return config
 
 
-def _base_of(path: str, adapter: bool, override: str, compare: bool) -> str:
+def base_of(path: str, adapter: bool, override: str, compare: bool) -> str:
     """Folder of the base model; "" when none is needed."""
     if adapter:
         return modelfiles.adapter_base(path, override)

@@ -90,6 +90,31 @@ def run(inputs: Dict[str, Any], report: Any) -> Dict[str, Any]:
         raise
 
 
+def raw_rows(inputs: Dict[str, Any], split: str) -> Iterator[Dict[str, Any]]:
+    """The rows of a split as texts, in the order and choice in which ``run`` tokenises them.
+
+    Args:
+        inputs: those of ``run``; ``output`` is not touched.
+        split: ``train``, ``validation`` (held out of train where the source has none) or ``test``.
+
+    Raises:
+        StepError: as ``run``; DATASET_INVALID when there is no such split.
+    """
+    wanted = _Wanted(inputs)
+    source = open_source(wanted.source, wanted.config, wanted.cache_dir, wanted.trust_dataset_code)
+    plan = _plan_splits(source, wanted)
+    if split not in plan:
+        raise StepError(
+            "DATASET_INVALID",
+            "{} has no split {!r}; it has {}".format(wanted.source, split, ", ".join(plan)),
+            "choose one of them with --split",
+        )
+    chosen, indexes = plan[split]
+    wanted.template.check_columns(chosen.columns)
+    for _, _, row in _chosen_rows(chosen, wanted.template.columns, indexes):
+        yield row
+
+
 class _Wanted:
     """The inputs, checked and with their defaults."""
 

@@ -32,17 +32,17 @@ def run(inputs: Dict[str, Any], report: Any) -> Dict[str, Any]:
             (``r, alpha, dropout, targets``), ``gradient_checkpointing``, ``bf16``, ``device``,
             ``resume``, ``settings`` (more of these, or TrainingArguments by name), ``control``
             (folder asked between steps, see ``moai_worker.asked``), ``advanced_parallelization``,
-            ``trust_remote_code``, ``gpus`` and ``group`` (CUDA devices, several containers: see
-            ``launch.spread``).
+            ``trust_remote_code``, ``early_stop``, ``keep_best``, ``card`` (words of the model card), ``gpus``
+            and ``group`` (CUDA devices, several containers: see ``launch.spread``).
         report: the step's Reporter.
 
     Returns:
-        ``path, steps, total_steps, first_loss, final_loss, checkpoints, method, stopped,
-        resumed_from``.
+        ``path, steps, total_steps, first_loss, final_loss, checkpoints, method, stopped, stopped_early,
+        best`` (``{"step", "loss"}`` of the evaluation that the result is, or None), ``resumed_from``.
 
     Raises:
         StepError: USAGE, PACKAGE_MISSING, MODEL_INVALID, DATASET_INVALID, DATASET_EMPTY,
-            CHECKPOINT_NOT_FOUND, DEVICE_OUT_OF_MEMORY, DISK_FULL, TRAINING_FAILED.
+            CHECKPOINT_NOT_FOUND, DEVICE_OUT_OF_MEMORY, DISK_FULL, TRAINING_FAILED, SECRET_NEEDED.
     """
     launch.spread(inputs, report)
     settings = TrainSettings(inputs)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+import moai
 from moai._cli.clean import clean
 from moai._cli.common import Json, On, find_job, host, is_plain, note, print_json
 from moai._cli.table import size
@@ -65,23 +66,39 @@ def pull(
     source: Annotated[str, typer.Argument(metavar="JOB|PATH", help="A job (its results), or a path there.")],
     target: Annotated[Path, typer.Argument(metavar="[HERE]", help="Folder here.")] = Path(),
     on: On = "",
-    only: Annotated[str, typer.Option("--only", metavar="final|PATTERN", help="'final' leaves checkpoints out; or a file pattern.")] = "",
+    only: Annotated[str, typer.Option("--only", metavar="WHAT", help="adapter, checkpoint (the newest), final, or a file pattern.")] = "",
     as_json: Json = False,
 ) -> None:
     """Copy a job's results, or any file or folder, to the laptop; an interrupted copy goes on."""
     meter = _Meter(as_json)
+    left_out: list[moai.FileEntry] = []
     if source.startswith(("/", "~", "./", "../")):
         where = host(on)
-        path = where.pull(source, target, only=only, say=meter)
+        path = where.pull(source, target, only=only, say=meter, left_out=left_out)
     else:
         job = find_job(source, on)
         where = job.host
-        path = job.pull(target, only=only, say=meter)
+        path = job.pull(target, only=only, say=meter, left_out=left_out)
     said = meter.close()
     if as_json:
-        print_json({"schema": "moai.pull/1", "host": where.name, "path": str(path.absolute()), "files": len(meter.files)})
+        document = {"schema": "moai.pull/1", "host": where.name, "path": str(path.absolute()), "files": len(meter.files)}
+        document["left_out"] = {"files": len(left_out), "bytes": sum(entry.size_bytes for entry in left_out)}
+        print_json(document)
         return
     print(path)
     note(f"{said} from {where.name}")
+    if left_out:
+        note(f"left out by --only {only}: {_groups(left_out)}")
 
 
+def _groups(entries: list[moai.FileEntry]) -> str:
+    """What stayed there, by the folder or file it is in: at most four, the largest first."""
+    found: dict[str, list[int]] = {}
+    for entry in entries:
+        parts = entry.path.split("/")
+        name = "/".join(parts[:2]) if parts[0].startswith("checkpoints") and len(parts) > 2 else parts[0]
+        found.setdefault(name, []).append(entry.size_bytes)
+    ranked = sorted(found.items(), key=lambda item: -sum(item[1]))
+    shown = [f"{clean(name)} ({size(sum(sizes))})" for name, sizes in ranked[:4]]
+    rest = len(ranked) - len(shown)
+    return ", ".join(shown) + (f" and {rest} more" if rest else "") + f"; {size(sum(e.size_bytes for e in entries))} in all"

@@ -34,7 +34,7 @@ def generate(
     plain: Plain = False,
 ) -> None:
     """Answer prompts with a trained model, in the shape a training job had its rows, unless another is named."""
-    target, wanted = _where(model, on)
+    target, wanted = where(model, on)
     job = target.generate(
         wanted,
         prompt,
@@ -60,7 +60,7 @@ def generate(
             _show(target.generated(job), has_colour(plain))
 
 
-def _where(model: str, on: str) -> tuple[Any, str]:
+def where(model: str, on: str) -> tuple[Any, str]:
     """Host, and what to name there."""
     # A word with a blank, a "/" in front, or ORG/NAME that is no HOST/JOB is a path or a Hub id.
     looks_like_job = not model.startswith(("/", "~", ".")) and " " not in model

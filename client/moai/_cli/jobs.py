@@ -32,6 +32,7 @@ from moai._cli.curve import chart
 from moai._cli.follow import exit_code, follow, has_own_log
 from moai._cli.start import Detach, RequestId, Secret, Setenv, Webhook, announce, secret_value
 from moai._cli.table import STATE_STYLE, ago, clock, duration, paint, print_table, size
+from moai._cli.timeline import timeline
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -122,7 +123,7 @@ def doing(info: moai.JobInfo) -> str:
 def show(
     job: JobName = "last",
     on: On = "",
-    events: Annotated[bool, typer.Option("--events", help="The whole timeline.")] = False,
+    events: Annotated[bool, typer.Option("--events", help="The timeline: steps and phases with their durations.")] = False,
     toml: Annotated[bool, typer.Option("--toml", help="A moai.toml that would repeat it.")] = False,
     as_json: Json = False,
     plain: Plain = False,
@@ -153,8 +154,7 @@ def show(
         print("\n".join(chart(info.losses, 72, plain=not colour)))
     if events:
         print()
-        for event in one.events(follow=False):
-            print(f"{event.sequence:>6}  {clock(event.time)}  {event.step or '-':<10} {event.type:<9} {clean(event_text(event))}")
+        print("\n".join(timeline(one.events(follow=False), colour)))
 
 
 def _facts(info: moai.JobInfo, spec: dict[str, Any]) -> list[tuple[str, str]]:
@@ -191,25 +191,6 @@ def _phase(info: moai.JobInfo) -> str:
         low, high, source = info.phase_usual
         usual = f"; usually {duration(low)} to {duration(high)} ({source})"
     return (info.phase_text or info.phase) + usual
-
-
-def event_text(event: moai.Event) -> str:
-    """An event in one line."""
-    d = event.data
-    if event.type == "state":
-        reason = d.get("reason") or {}
-        return str(d["state"]) + (f": {reason['message']}" if reason else "")
-    if event.type == "step":
-        return f"{d['name']} {d['state'].lower()}" + (f" (exit {d['exit_code']})" if d.get("exit_code") else "")
-    if event.type == "metric":
-        return f"step {d.get('step')}: " + ", ".join(f"{k} {v:.5g}" for k, v in d["values"].items())
-    if event.type == "progress":
-        return f"{d.get('done')} of {d.get('total')} {d.get('unit')}"
-    if event.type == "phase":
-        return f"{d['phase']} {d['text']}".strip()
-    if event.type == "gap":
-        return f"{d['source']} {d['start_offset']}..{d['end_offset']}: {d['text']}"
-    return str(d.get("text") or f"{d.get('kind')} {d.get('path')}")
 
 
 @app.command()

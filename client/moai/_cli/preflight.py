@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import typer
 
@@ -17,10 +17,12 @@ import moai
 from moai._cli.clean import clean
 from moai._cli.common import note, print_json
 from moai._cli.plan import to_switch, warnings
-from moai._cli.table import print_table, size
+from moai._cli.table import duration, print_table, size
 
 _MOAI = ("moreh-smi", "ap-smi")
 _MIB_PER_GB = 65520 / 64
+#: A longer training is worth a smoke run first.
+LONG_HOURS = 2.0
 
 
 def list_tutorials(as_json: bool) -> None:
@@ -70,17 +72,26 @@ def introduce(one: moai.Tutorial, recipe: dict[str, Any], env: str) -> None:
             note(f"  {pin.requirement}{f' instead of {pin.was}' if pin.was else ''}: {pin.why}")
 
 
+class Agreed(NamedTuple):
+    """``flavor`` to switch to, "" for none; ``hours`` the training takes, None where nothing is known."""
+
+    flavor: str = ""
+    hours: float | None = None
+
+
 def look(
     target: Any, model: str, arguments: dict[str, Any], settings: dict[str, Any], preset: moai.Tutorial | None, env: str, ask: bool
-) -> str:
-    """Say what will not do; the flavor to switch to, when somebody on a terminal says yes, else "".
+) -> Agreed:
+    """Say what will not do; the flavor to switch to when somebody on a terminal says yes, and the hours it takes.
 
     Args:
         arguments: of the recipe, without model and dataset. ask: a switch may be offered.
     """
     needs = _estimate(target, model, arguments, settings, preset, env)
     if needs is None:
-        return ""
+        return Agreed()
+    hours = needs.figure("hours")
+    agreed = Agreed("", hours.value if hours else None)
     if needs.gated and preset is None:
         note(f"licence: {model} asks to accept one on its page of the Hub")
     lines = warnings(needs)
@@ -91,14 +102,22 @@ def look(
         note(f"the tutorial runs on {preset.flavor}; {target.name} has {needs.flavor or 'no flavor'}")
         wanted = preset.flavor
     if not wanted or needs.provider not in _MOAI or has_flavor(needs, wanted):
-        return ""
+        return agreed
     if not (ask and needs.provider == "moreh-smi" and sys.stdin.isatty() and sys.stderr.isatty()):
         hint = f"  next: {to_switch(needs, wanted)}"
         if hint not in lines:
             note(hint)
-        return ""
+        return agreed
     question = f"Switch {target.name} to {wanted}? Every container of its token gets it too."
-    return wanted if typer.confirm(clean(question), err=True) else ""
+    return agreed._replace(flavor=wanted) if typer.confirm(clean(question), err=True) else agreed
+
+
+def offer_smoke(agreed: Agreed) -> bool:
+    """Whether somebody on a terminal wants a smoke run before a long training; nobody else is asked."""
+    if agreed.hours is None or agreed.hours <= LONG_HOURS or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    question = f"This takes about {duration(agreed.hours * 3600)}. Run 50 rows for 3 steps first (--smoke), then all of it?"
+    return typer.confirm(question, default=True, err=True)
 
 
 def tell_disk(
@@ -122,7 +141,8 @@ def tell_disk(
 def _estimate(
     target: Any, model: str, arguments: dict[str, Any], settings: dict[str, Any], preset: moai.Tutorial | None, env: str
 ) -> moai.TrainingNeeds | None:
-    known = {name: value for name, value in arguments.items() if name not in ("template", "dataset_revision", "output", "gpus")}
+    aside = ("template", "dataset_revision", "output", "gpus", "upload", "upload_private")
+    known = {name: value for name, value in arguments.items() if name not in aside}
     try:
         needs: moai.TrainingNeeds = target.estimate_training(
             model, rows=preset.rows if preset else 0, environment=env, settings=settings, quick=True, **known

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ import moai
 from moai._cli.clean import clean
 from moai._cli.common import Env, Json, NoLink, On, Plain, host, note, pairs, print_json
 from moai._cli.follow import follow
-from moai._cli.preflight import Borrowed, introduce, list_tutorials, look, tell_disk
+from moai._cli.preflight import Borrowed, introduce, list_tutorials, look, offer_smoke, tell_disk
 from moai._cli.save import Save, save
 from moai._cli.settings import RECIPE, Value, merge, saved
 from moai._cli.start import (
@@ -65,6 +66,9 @@ def train(
     nodes: Annotated[int, typer.Option("--nodes", min=2, metavar="N", help="Train as one over the N hosts of --on, the first leading.")] = None,  # type: ignore[assignment]
     set_: Annotated[list[str], typer.Option("--set", metavar="K=V", help="A setting of the recipe or of TrainingArguments.")] = [],  # noqa: B006
     smoke: Annotated[bool, typer.Option("--smoke", help="50 rows, 3 steps, save, load, one generation.")] = False,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that the model brings along; recorded.")] = False,
+    upload: Annotated[str, typer.Option("--upload", metavar="REPO", help="Send the result to ORG/NAME; write access is checked first.")] = "",
+    private: Annotated[bool, typer.Option("--private", help="With --upload: a repository that is made is private.")] = False,
     tutorial: Annotated[str, typer.Option("--tutorial", metavar="NAME|list", help="Values of a tutorial, below moai.toml.")] = "",
     flavor: Annotated[str, typer.Option("--flavor", metavar="FLAVOR", help="Switch the accelerator to it before the start.")] = "",
     restore_flavor: Annotated[bool, typer.Option("--restore-flavor", help="Switch back when the followed job has ended.")] = False,
@@ -128,7 +132,7 @@ def train(
     if nodes and (command or dry_run or flavor or restore_flavor):
         raise moai.UsageError("USAGE", "--nodes is the recipe's, and goes with no command, --dry-run or --flavor", "leave those out")
     if command:
-        _refuse_recipe_flags(flags, set_, smoke or bool(tutorial) or wait_for_access)
+        _refuse_recipe_flags(flags, set_, smoke or bool(tutorial) or wait_for_access, trust_remote_code, upload)
         target = host(target_name, link=not no_link)
         given.accelerator = given.accelerator or "default"
         pattern = log_pattern or (project.log.pattern if project else "") or ""
@@ -158,7 +162,12 @@ def train(
     target = host(target_name, link=not no_link)
     arguments = {k: v.value for k, v in recipe.items()}
     wanted, data = arguments.pop("model"), arguments.pop("dataset")
+    if trust_remote_code:
+        settings["trust_remote_code"] = Value(True, "--trust-remote-code")
+    if private and not upload:
+        raise moai.UsageError("USAGE", "--private is of the repository that --upload makes", "--upload ORG/NAME --private")
     extra = {k: v.value for k, v in settings.items()}
+    arguments.update(upload=upload or None, upload_private=private or None)
     if dry_run:
         plan = target.plan_training(wanted, data, given, settings=extra, smoke=smoke, **arguments)
         _show_plan(target, recipe, settings, given, plan, as_json)
@@ -167,7 +176,13 @@ def train(
             note("nothing was started")
         return
     agreed = look(target, wanted, arguments, extra, preset, given.environment, ask=not (flavor or as_json))
-    with Borrowed(target, flavor or agreed, restore_flavor, given.environment) as borrowed:
+    with Borrowed(target, flavor or agreed.flavor, restore_flavor, given.environment) as borrowed:
+        if not (smoke or detach or as_json) and offer_smoke(agreed):
+            # A folder of its own: the training must not find the checkpoints of a trial.
+            apart = {**arguments, "output": None}
+            trial = borrowed.job = target.train(wanted, data, replace(given, request_id=""), settings=extra, smoke=True, **apart)
+            announce(trial, False, False)
+            follow(trial, as_json=False, plain=plain, log=False)  # Leaves with its exit code when it failed.
         job = borrowed.job = target.train(wanted, data, given, settings=extra, smoke=smoke, **arguments)
         if not announce(job, detach, as_json):
             if job.info.output and not as_json:
@@ -175,8 +190,10 @@ def train(
             follow(job, as_json=as_json, plain=plain, log=False, own_code=own)
 
 
-def _refuse_recipe_flags(flags: dict[str, Any], sets: list[str], smoke: bool) -> None:
+def _refuse_recipe_flags(flags: dict[str, Any], sets: list[str], smoke: bool, trust: bool, upload: str) -> None:
     used = [name for name, value in flags.items() if value is not None]
+    used += ["trust_remote_code"] if trust else []
+    used += ["upload"] if upload else []
     if used or sets or smoke:
         shown = ", ".join("--" + {"learning_rate": "lr"}.get(u, u.replace("_", "-")) for u in used) or "--set, --smoke, --tutorial or --wait-for-access"
         raise moai.UsageError("USAGE", f"{shown} belongs to the recipe, and a command was given after --", "give it to the command, or leave the command out")

@@ -183,8 +183,13 @@ class JobView:
         total = self.metric_total or (p.get("total") if p.get("unit") == "steps" else None)
         step = self.metric_step
         text = self._bar(float(step), float(total)) if step is not None and total else ""
-        text += f"step {step if step is not None else '?'}" + (f"/{total:.0f}" if total else "")
-        names = (("loss", "loss", ".4f"), ("eval_loss", "eval loss", ".4f"), ("learning_rate", "lr", ".2e"))
+        # Figures of a whole evaluation belong to no step.
+        if step is not None or total:
+            text += f"step {step if step is not None else '?'}" + (f"/{total:.0f}" if total else "")
+        names = (
+            ("loss", "loss", ".4f"), ("eval_loss", "eval loss", ".4f"), ("perplexity", "perplexity", ",.2f"),
+            ("rougeL", "ROUGE-L", ".4f"), ("learning_rate", "lr", ".2e"),
+        )  # fmt: skip
         for name, label, form in names:
             if name in self.metrics:
                 text += f"  {label} {self.metrics[name]:{form}}"
@@ -193,7 +198,7 @@ class JobView:
             text += f"  {rate:,.0f} tok/s"
         if p.get("unit") == "steps" and p.get("eta_seconds") is not None:
             text += f"  ETA {duration(p['eta_seconds'])}"
-        return text
+        return text.strip()
 
     # -- end -----------------------------------------------------------------------------------
 
@@ -242,6 +247,8 @@ def next_commands(info: moai.JobInfo) -> list[str]:
         return [clean(info.reason.next)]
     if info.state == "SUCCEEDED" and info.kind == "train" and info.output:
         return [f"moai remote generate {info.id} --prompt '...' --compare", f"moai remote pull {info.id}"]
+    if info.state == "SUCCEEDED" and info.kind == "merge" and info.output:
+        return [f"moai remote pull {info.id}", f"moai remote upload {info.id} ORG/NAME"]
     if info.state in ("INTERRUPTED", "CANCELLED") and info.kind == "train" and info.output:
         return [f"moai remote resume {info.id}"]
     if info.state in ("FAILED", "UNKNOWN"):
@@ -261,10 +268,14 @@ def _result_text(name: str, result: dict[str, Any]) -> str:
             parts.append(f"{100 * result['truncated_share']:.0f} % cut")
     if result.get("final_loss") is not None:
         parts.append(f"{result.get('steps')} steps, loss {result.get('first_loss', 0):.3f} → {result['final_loss']:.3f}")
-    if name == "verify" and "files" in result:
+    if name.startswith("verify") and "files" in result:
         parts.append(f"{result['files']} files, {size(result.get('bytes'))}, opens")
     if name == "generate" and "count" in result:
         parts.append(f"{result['count']} answers")
+    if isinstance(result.get("figures"), dict):
+        parts.append(f"loss {result['figures'].get('loss', 0):.4f}, {result.get('rows')} rows")
+    if name == "merge" and "tensors" in result:
+        parts.append(f"{result['tensors']} tensors, {size(result.get('bytes'))}")
     if isinstance(result.get("summary"), str):
         parts.append(result["summary"])
     if result.get("reused"):

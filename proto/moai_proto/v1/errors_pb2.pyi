@@ -87,6 +87,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_MODEL_INVALID: _ClassVar[ErrorReason]
     ERROR_REASON_CHECKPOINT_NOT_FOUND: _ClassVar[ErrorReason]
     ERROR_REASON_TRAINING_FAILED: _ClassVar[ErrorReason]
+    ERROR_REASON_UPLOAD_REFUSED: _ClassVar[ErrorReason]
     ERROR_REASON_PEERS_UNREACHABLE: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_USAGE: ErrorReason
@@ -167,6 +168,7 @@ ERROR_REASON_TOKENIZER_FAILED: ErrorReason
 ERROR_REASON_MODEL_INVALID: ErrorReason
 ERROR_REASON_CHECKPOINT_NOT_FOUND: ErrorReason
 ERROR_REASON_TRAINING_FAILED: ErrorReason
+ERROR_REASON_UPLOAD_REFUSED: ErrorReason
 ERROR_REASON_PEERS_UNREACHABLE: ErrorReason
 
 class ErrorInfo(_message.Message):

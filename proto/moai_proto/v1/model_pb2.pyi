@@ -96,3 +96,27 @@ class DownloadModelResponse(_message.Message):
     JOB_FIELD_NUMBER: _ClassVar[int]
     job: _job_pb2.Job
     def __init__(self, job: _Optional[_Union[_job_pb2.Job, _Mapping]] = ...) -> None: ...
+
+class UploadModelRequest(_message.Message):
+    __slots__ = ("options", "source", "repo", "private", "revision", "commit_message", "endpoint")
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    REPO_FIELD_NUMBER: _ClassVar[int]
+    PRIVATE_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    options: _job_pb2.JobOptions
+    source: str
+    repo: str
+    private: bool
+    revision: str
+    commit_message: str
+    endpoint: str
+    def __init__(self, options: _Optional[_Union[_job_pb2.JobOptions, _Mapping]] = ..., source: _Optional[str] = ..., repo: _Optional[str] = ..., private: bool = ..., revision: _Optional[str] = ..., commit_message: _Optional[str] = ..., endpoint: _Optional[str] = ...) -> None: ...
+
+class UploadModelResponse(_message.Message):
+    __slots__ = ("job",)
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    job: _job_pb2.Job
+    def __init__(self, job: _Optional[_Union[_job_pb2.Job, _Mapping]] = ...) -> None: ...

@@ -25,6 +25,11 @@ class ModelServiceStub(object):
                 request_serializer=moai__proto_dot_v1_dot_model__pb2.DownloadModelRequest.SerializeToString,
                 response_deserializer=moai__proto_dot_v1_dot_model__pb2.DownloadModelResponse.FromString,
                 )
+        self.UploadModel = channel.unary_unary(
+                '/moai_proto.v1.ModelService/UploadModel',
+                request_serializer=moai__proto_dot_v1_dot_model__pb2.UploadModelRequest.SerializeToString,
+                response_deserializer=moai__proto_dot_v1_dot_model__pb2.UploadModelResponse.FromString,
+                )
 
 
 class ModelServiceServicer(object):
@@ -46,6 +51,14 @@ class ModelServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UploadModel(self, request, context):
+        """Starts, as a job, the upload of a result to the Hub. Fails at once with
+        TOKEN_INVALID or UPLOAD_REFUSED when the token may not write there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -58,6 +71,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.DownloadModel,
                     request_deserializer=moai__proto_dot_v1_dot_model__pb2.DownloadModelRequest.FromString,
                     response_serializer=moai__proto_dot_v1_dot_model__pb2.DownloadModelResponse.SerializeToString,
+            ),
+            'UploadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UploadModel,
+                    request_deserializer=moai__proto_dot_v1_dot_model__pb2.UploadModelRequest.FromString,
+                    response_serializer=moai__proto_dot_v1_dot_model__pb2.UploadModelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -101,5 +119,22 @@ class ModelService(object):
         return grpc.experimental.unary_unary(request, target, '/moai_proto.v1.ModelService/DownloadModel',
             moai__proto_dot_v1_dot_model__pb2.DownloadModelRequest.SerializeToString,
             moai__proto_dot_v1_dot_model__pb2.DownloadModelResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def UploadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/moai_proto.v1.ModelService/UploadModel',
+            moai__proto_dot_v1_dot_model__pb2.UploadModelRequest.SerializeToString,
+            moai__proto_dot_v1_dot_model__pb2.UploadModelResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

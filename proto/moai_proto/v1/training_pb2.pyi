@@ -76,7 +76,7 @@ class TrainingGroup(_message.Message):
     def __init__(self, id: _Optional[str] = ..., rank: _Optional[int] = ..., size: _Optional[int] = ..., address: _Optional[str] = ..., port: _Optional[int] = ..., interface: _Optional[str] = ...) -> None: ...
 
 class TrainingSpec(_message.Message):
-    __slots__ = ("model", "model_revision", "dataset", "method", "max_steps", "epochs", "batch_size", "learning_rate", "output", "endpoint", "settings", "smoke", "gpus", "group")
+    __slots__ = ("model", "model_revision", "dataset", "method", "max_steps", "epochs", "batch_size", "learning_rate", "output", "endpoint", "settings", "smoke", "gpus", "group", "upload_repo", "upload_private", "upload_revision")
     class SettingsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -98,6 +98,9 @@ class TrainingSpec(_message.Message):
     SMOKE_FIELD_NUMBER: _ClassVar[int]
     GPUS_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_REPO_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_PRIVATE_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_REVISION_FIELD_NUMBER: _ClassVar[int]
     model: str
     model_revision: str
     dataset: _dataset_pb2.DatasetSpec
@@ -112,7 +115,10 @@ class TrainingSpec(_message.Message):
     smoke: bool
     gpus: str
     group: TrainingGroup
-    def __init__(self, model: _Optional[str] = ..., model_revision: _Optional[str] = ..., dataset: _Optional[_Union[_dataset_pb2.DatasetSpec, _Mapping]] = ..., method: _Optional[str] = ..., max_steps: _Optional[int] = ..., epochs: _Optional[float] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., output: _Optional[str] = ..., endpoint: _Optional[str] = ..., settings: _Optional[_Mapping[str, str]] = ..., smoke: bool = ..., gpus: _Optional[str] = ..., group: _Optional[_Union[TrainingGroup, _Mapping]] = ...) -> None: ...
+    upload_repo: str
+    upload_private: bool
+    upload_revision: str
+    def __init__(self, model: _Optional[str] = ..., model_revision: _Optional[str] = ..., dataset: _Optional[_Union[_dataset_pb2.DatasetSpec, _Mapping]] = ..., method: _Optional[str] = ..., max_steps: _Optional[int] = ..., epochs: _Optional[float] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., output: _Optional[str] = ..., endpoint: _Optional[str] = ..., settings: _Optional[_Mapping[str, str]] = ..., smoke: bool = ..., gpus: _Optional[str] = ..., group: _Optional[_Union[TrainingGroup, _Mapping]] = ..., upload_repo: _Optional[str] = ..., upload_private: bool = ..., upload_revision: _Optional[str] = ...) -> None: ...
 
 class PlanTrainingRequest(_message.Message):
     __slots__ = ("options", "training")
@@ -239,6 +245,56 @@ class GenerateRequest(_message.Message):
     def __init__(self, options: _Optional[_Union[_job_pb2.JobOptions, _Mapping]] = ..., model: _Optional[str] = ..., prompts: _Optional[_Iterable[str]] = ..., prompt_file: _Optional[str] = ..., template: _Optional[str] = ..., max_new_tokens: _Optional[int] = ..., compare: bool = ..., endpoint: _Optional[str] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
+    __slots__ = ("job",)
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    job: _job_pb2.Job
+    def __init__(self, job: _Optional[_Union[_job_pb2.Job, _Mapping]] = ...) -> None: ...
+
+class EvaluateRequest(_message.Message):
+    __slots__ = ("options", "model", "dataset", "split", "row_limit", "rouge", "max_new_tokens", "compare", "trust_remote_code", "endpoint")
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
+    ROW_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    ROUGE_FIELD_NUMBER: _ClassVar[int]
+    MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    COMPARE_FIELD_NUMBER: _ClassVar[int]
+    TRUST_REMOTE_CODE_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    options: _job_pb2.JobOptions
+    model: str
+    dataset: _dataset_pb2.DatasetSpec
+    split: str
+    row_limit: int
+    rouge: bool
+    max_new_tokens: int
+    compare: bool
+    trust_remote_code: bool
+    endpoint: str
+    def __init__(self, options: _Optional[_Union[_job_pb2.JobOptions, _Mapping]] = ..., model: _Optional[str] = ..., dataset: _Optional[_Union[_dataset_pb2.DatasetSpec, _Mapping]] = ..., split: _Optional[str] = ..., row_limit: _Optional[int] = ..., rouge: bool = ..., max_new_tokens: _Optional[int] = ..., compare: bool = ..., trust_remote_code: bool = ..., endpoint: _Optional[str] = ...) -> None: ...
+
+class EvaluateResponse(_message.Message):
+    __slots__ = ("job",)
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    job: _job_pb2.Job
+    def __init__(self, job: _Optional[_Union[_job_pb2.Job, _Mapping]] = ...) -> None: ...
+
+class MergeModelRequest(_message.Message):
+    __slots__ = ("options", "adapter", "base_model", "output", "trust_remote_code")
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    TRUST_REMOTE_CODE_FIELD_NUMBER: _ClassVar[int]
+    options: _job_pb2.JobOptions
+    adapter: str
+    base_model: str
+    output: str
+    trust_remote_code: bool
+    def __init__(self, options: _Optional[_Union[_job_pb2.JobOptions, _Mapping]] = ..., adapter: _Optional[str] = ..., base_model: _Optional[str] = ..., output: _Optional[str] = ..., trust_remote_code: bool = ...) -> None: ...
+
+class MergeModelResponse(_message.Message):
     __slots__ = ("job",)
     JOB_FIELD_NUMBER: _ClassVar[int]
     job: _job_pb2.Job

@@ -46,6 +46,16 @@ class TrainingServiceStub(object):
                 request_serializer=moai__proto_dot_v1_dot_training__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=moai__proto_dot_v1_dot_training__pb2.GenerateResponse.FromString,
                 )
+        self.Evaluate = channel.unary_unary(
+                '/moai_proto.v1.TrainingService/Evaluate',
+                request_serializer=moai__proto_dot_v1_dot_training__pb2.EvaluateRequest.SerializeToString,
+                response_deserializer=moai__proto_dot_v1_dot_training__pb2.EvaluateResponse.FromString,
+                )
+        self.MergeModel = channel.unary_unary(
+                '/moai_proto.v1.TrainingService/MergeModel',
+                request_serializer=moai__proto_dot_v1_dot_training__pb2.MergeModelRequest.SerializeToString,
+                response_deserializer=moai__proto_dot_v1_dot_training__pb2.MergeModelResponse.FromString,
+                )
 
 
 class TrainingServiceServicer(object):
@@ -99,6 +109,22 @@ class TrainingServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Evaluate(self, request, context):
+        """Starts, as a job, the measuring of a model: loss and perplexity on a data
+        set, ROUGE where asked for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MergeModel(self, request, context):
+        """Starts, as a job, the merging of a LoRA adapter into its base model. USAGE
+        where a job trained the whole model: there is nothing to merge.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrainingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -131,6 +157,16 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=moai__proto_dot_v1_dot_training__pb2.GenerateRequest.FromString,
                     response_serializer=moai__proto_dot_v1_dot_training__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Evaluate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Evaluate,
+                    request_deserializer=moai__proto_dot_v1_dot_training__pb2.EvaluateRequest.FromString,
+                    response_serializer=moai__proto_dot_v1_dot_training__pb2.EvaluateResponse.SerializeToString,
+            ),
+            'MergeModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.MergeModel,
+                    request_deserializer=moai__proto_dot_v1_dot_training__pb2.MergeModelRequest.FromString,
+                    response_serializer=moai__proto_dot_v1_dot_training__pb2.MergeModelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -243,5 +279,39 @@ class TrainingService(object):
         return grpc.experimental.unary_unary(request, target, '/moai_proto.v1.TrainingService/Generate',
             moai__proto_dot_v1_dot_training__pb2.GenerateRequest.SerializeToString,
             moai__proto_dot_v1_dot_training__pb2.GenerateResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Evaluate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/moai_proto.v1.TrainingService/Evaluate',
+            moai__proto_dot_v1_dot_training__pb2.EvaluateRequest.SerializeToString,
+            moai__proto_dot_v1_dot_training__pb2.EvaluateResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def MergeModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/moai_proto.v1.TrainingService/MergeModel',
+            moai__proto_dot_v1_dot_training__pb2.MergeModelRequest.SerializeToString,
+            moai__proto_dot_v1_dot_training__pb2.MergeModelResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
