@@ -57,7 +57,7 @@ JOB_SIGNAL_CHECKPOINT: JobSignal
 JOB_SIGNAL_STOP: JobSignal
 
 class JobOptions(_message.Message):
-    __slots__ = ("request_id", "name", "owner", "environment", "variables", "secrets", "workdir", "accelerator", "max_duration_seconds", "labels", "setup", "work", "proxy", "snapshot", "snapshot_folder")
+    __slots__ = ("request_id", "name", "owner", "environment", "variables", "secrets", "workdir", "accelerator", "max_duration_seconds", "labels", "setup", "work", "proxy", "snapshot", "snapshot_folder", "git_url", "git_revision", "git_submodules_wanted")
     class VariablesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -94,6 +94,9 @@ class JobOptions(_message.Message):
     PROXY_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FOLDER_FIELD_NUMBER: _ClassVar[int]
+    GIT_URL_FIELD_NUMBER: _ClassVar[int]
+    GIT_REVISION_FIELD_NUMBER: _ClassVar[int]
+    GIT_SUBMODULES_WANTED_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     name: str
     owner: str
@@ -109,7 +112,10 @@ class JobOptions(_message.Message):
     proxy: str
     snapshot: str
     snapshot_folder: str
-    def __init__(self, request_id: _Optional[str] = ..., name: _Optional[str] = ..., owner: _Optional[str] = ..., environment: _Optional[str] = ..., variables: _Optional[_Mapping[str, str]] = ..., secrets: _Optional[_Mapping[str, str]] = ..., workdir: _Optional[str] = ..., accelerator: _Optional[str] = ..., max_duration_seconds: _Optional[float] = ..., labels: _Optional[_Mapping[str, str]] = ..., setup: _Optional[str] = ..., work: _Optional[str] = ..., proxy: _Optional[str] = ..., snapshot: _Optional[str] = ..., snapshot_folder: _Optional[str] = ...) -> None: ...
+    git_url: str
+    git_revision: str
+    git_submodules_wanted: bool
+    def __init__(self, request_id: _Optional[str] = ..., name: _Optional[str] = ..., owner: _Optional[str] = ..., environment: _Optional[str] = ..., variables: _Optional[_Mapping[str, str]] = ..., secrets: _Optional[_Mapping[str, str]] = ..., workdir: _Optional[str] = ..., accelerator: _Optional[str] = ..., max_duration_seconds: _Optional[float] = ..., labels: _Optional[_Mapping[str, str]] = ..., setup: _Optional[str] = ..., work: _Optional[str] = ..., proxy: _Optional[str] = ..., snapshot: _Optional[str] = ..., snapshot_folder: _Optional[str] = ..., git_url: _Optional[str] = ..., git_revision: _Optional[str] = ..., git_submodules_wanted: bool = ...) -> None: ...
 
 class Reason(_message.Message):
     __slots__ = ("code", "message", "next", "details")
@@ -449,7 +455,7 @@ class CancelJobResponse(_message.Message):
     def __init__(self, job: _Optional[_Union[Job, _Mapping]] = ...) -> None: ...
 
 class ResumeJobRequest(_message.Message):
-    __slots__ = ("job", "options", "settings", "force")
+    __slots__ = ("job", "options", "settings", "force", "start_from", "dry_run")
     class SettingsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -461,17 +467,37 @@ class ResumeJobRequest(_message.Message):
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     FORCE_FIELD_NUMBER: _ClassVar[int]
+    START_FROM_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
     job: str
     options: JobOptions
     settings: _containers.ScalarMap[str, str]
     force: bool
-    def __init__(self, job: _Optional[str] = ..., options: _Optional[_Union[JobOptions, _Mapping]] = ..., settings: _Optional[_Mapping[str, str]] = ..., force: bool = ...) -> None: ...
+    start_from: str
+    dry_run: bool
+    def __init__(self, job: _Optional[str] = ..., options: _Optional[_Union[JobOptions, _Mapping]] = ..., settings: _Optional[_Mapping[str, str]] = ..., force: bool = ..., start_from: _Optional[str] = ..., dry_run: bool = ...) -> None: ...
+
+class SettingChange(_message.Message):
+    __slots__ = ("name", "old_value", "new_value")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    OLD_VALUE_FIELD_NUMBER: _ClassVar[int]
+    NEW_VALUE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    old_value: str
+    new_value: str
+    def __init__(self, name: _Optional[str] = ..., old_value: _Optional[str] = ..., new_value: _Optional[str] = ...) -> None: ...
 
 class ResumeJobResponse(_message.Message):
-    __slots__ = ("job",)
+    __slots__ = ("job", "changes", "fixed_settings", "text")
     JOB_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    FIXED_SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
     job: Job
-    def __init__(self, job: _Optional[_Union[Job, _Mapping]] = ...) -> None: ...
+    changes: _containers.RepeatedCompositeFieldContainer[SettingChange]
+    fixed_settings: _containers.RepeatedScalarFieldContainer[str]
+    text: str
+    def __init__(self, job: _Optional[_Union[Job, _Mapping]] = ..., changes: _Optional[_Iterable[_Union[SettingChange, _Mapping]]] = ..., fixed_settings: _Optional[_Iterable[str]] = ..., text: _Optional[str] = ...) -> None: ...
 
 class DeleteJobRequest(_message.Message):
     __slots__ = ("job", "owner", "force")
