@@ -93,6 +93,8 @@ if TYPE_CHECKING:
     from moai._types import Reason as Reason
     from moai._types import Repair as Repair
     from moai._types import Report as Report
+    from moai._types import ResumePlan as ResumePlan
+    from moai._types import SettingChange as SettingChange
     from moai._types import Step as Step
     from moai._types import TrainingNeeds as TrainingNeeds
     from moai._types import TrainingPlan as TrainingPlan
@@ -121,8 +123,8 @@ _HOMES = {
     "moai._tutorials": "Pin Tutorial tutorial tutorials",
     "moai._types": (
         "Change Check Concern Device DeviceProcess DeviceReport DownloadPlan Environment Event Figure FileEntry "
-        "Flavor HostInfo InstallPlan JobInfo LogChunk Mount Progress Reason Repair Report Step TrainingNeeds "
-        "TrainingPlan"
+        "Flavor HostInfo InstallPlan JobInfo LogChunk Mount Progress Reason Repair Report ResumePlan SettingChange Step "
+        "TrainingNeeds TrainingPlan"
     ),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}

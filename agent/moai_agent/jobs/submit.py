@@ -4,13 +4,13 @@ The one way every job takes. Blocking parts run in an executor thread.
 """
 
 import asyncio
-import json
 import os
 import re
 import shutil
 import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
+from google.protobuf import json_format
 from google.protobuf.message import Message
 from moai_proto.v1 import dataset_pb2, job_pb2, model_pb2, training_pb2
 from moai_worker import jobdir
@@ -43,9 +43,13 @@ class Request:
         self.needs_environment = True
         #: Further lines that open the journal; the plan may add some.
         self.notes: List[Dict[str, Any]] = []
+        #: These come before all others.
+        self.first_notes: List[Dict[str, Any]] = []
         self.parent = ""
         self.extra: Dict[str, Any] = {}
         self.digest = _digest(message)
+        #: The request as ``again`` repeats it; None for kinds it does not repeat.
+        self.record = _recorded(message)
         _check_options(options)
 
     async def submit(self, make_plan: Callable[[plans.Place], Tuple[List[Dict[str, Any]], str]]) -> Entry:
@@ -97,7 +101,7 @@ class Request:
             self._complete(step, place, given)
         plan = {"schema": jobdir.SCHEMA, "steps": steps, "output": output}
         spec = self._spec(job_id, environment, why)
-        notes = []
+        notes = list(self.first_notes)
         if self.needs_environment:
             notes.append(note("environment %s (%s): %s" % (environment.name, environment.python, why), "ENVIRONMENT"))
         notes += [note(problem, "ENVIRONMENT", "warning") for problem in active.problems] + self.notes
@@ -194,6 +198,7 @@ class Request:
                 "setup": options.setup,
                 "labels": dict(options.labels),
                 "parent": self.parent,
+                "request": self.record,
             },
             **self.extra
         )
@@ -217,6 +222,22 @@ def _digest(message: Message) -> str:
         copy.options.secrets[name] = ""
     copy.options.ClearField("labels")
     return request_digest(type(message).__name__.encode(), copy.SerializeToString(deterministic=True))
+
+
+#: Requests that ``moai remote again`` repeats.
+_REPEATABLE = ("RunCommandRequest", "StartTrainingRequest", "PrepareDatasetRequest", "DownloadModelRequest")
+
+
+def _recorded(message: Message) -> Optional[Dict[str, Any]]:
+    """A request as JSON, to be sent once more: no secret, nothing that belongs to one submission."""
+    kind = type(message).__name__
+    if kind not in _REPEATABLE:
+        return None
+    copy = type(message)()
+    copy.CopyFrom(message)
+    for name in ("secrets", "labels", "proxy", "request_id", "owner"):
+        copy.options.ClearField(name)
+    return {"type": kind, "message": json_format.MessageToDict(copy, preserving_proto_field_name=True)}
 
 
 def _job_variables(variables: Dict[str, str]) -> Dict[str, str]:
@@ -380,41 +401,3 @@ def _trained_template(entry: Entry) -> str:
     return next(
         (str(s["inputs"].get("template") or "") for s in entry.plan.get("steps", []) if s.get("module") == "prepare"), ""
     )
-
-
-async def resume(agent: Any, message: job_pb2.ResumeJobRequest) -> Entry:
-    """ResumeJob: the same plan and output as a new, linked job."""
-    entry = agent.store.find(message.job)
-    if entry.view["state"] not in jobdir.TERMINAL_STATES:
-        raise AgentError(
-            "JOB_ACTIVE", "job %s still runs" % entry.job.id, "moai remote attach %s" % entry.job.id
-        )
-    agent.store.check_owner(entry, message.options.owner, message.force)
-    options = job_pb2.JobOptions()
-    options.CopyFrom(message.options)
-    # The interpreter, not the prefix: that of a system Python is /usr for all of them.
-    options.environment = options.environment or entry.spec["environment"]["python"]
-    for name, value in (entry.spec.get("variables") or {}).items():
-        if name not in options.variables:
-            options.variables[name] = value
-    options.accelerator = options.accelerator or entry.spec.get("accelerator") or ""
-    options.name = options.name or entry.spec.get("name") or ""
-    request = Request(agent, message, options, entry.spec["kind"], entry.spec["command"], False)
-    request.needs_environment = entry.spec["kind"] != "create"
-    request.parent = entry.job.id
-    request.extra = {"log_pattern": entry.spec.get("log_pattern", "")}
-    changes = {key: plans._value(text) for key, text in message.settings.items()}
-    old_path = entry.job.path
-
-    def make(place: plans.Place) -> Tuple[List[Dict[str, Any]], str]:
-        steps = json.loads(json.dumps(entry.plan["steps"]).replace(json.dumps(old_path)[1:-1], place.job_path))
-        for step in steps:
-            step.setdefault("optional_secrets", list(plans.SECRETS.get(step.get("module") or "", ())))
-            step["argv"] = [place.main_py if a.endswith("/worker/main.py") else a for a in step["argv"]]
-            for key, value in changes.items():
-                if step["name"] == "train" and step.get("module"):
-                    known = key in step["inputs"]
-                    (step["inputs"] if known else step["inputs"].setdefault("settings", {}))[key] = value
-        return steps, entry.plan.get("output", "")
-
-    return await request.submit(make)

@@ -47,16 +47,17 @@ def options(
     sync: str = "",
     has_command: bool = False,
     claims: bool = True,
+    with_project: bool = True,
 ) -> moai.JobOptions:
     """JobOptions from flags, with moai.toml below them. Raises UsageError.
 
     Args:
         has_command: it runs a command of the user's, for which code may be sent. claims: it uses the
-            accelerator, and waits in its queue.
+            accelerator, and waits in its queue. with_project: moai.toml counts.
     """
     if "=" in env:
         raise moai.UsageError("USAGE", f"--env chooses an environment and takes no K=V ({env})", f"--setenv {env}")
-    project = moai.load_project()
+    project = moai.load_project() if with_project else None
     if sync and workdir:
         raise moai.UsageError("USAGE", "--sync runs in a copy of its own and --workdir in a folder there", "leave one of them out")
     if sync and not has_command:
