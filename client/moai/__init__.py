@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from moai._link.client import prepare_links as prepare_links
     from moai._options import JobOptions as JobOptions
     from moai._options import owner as owner
+    from moai._options import split_git as split_git
     from moai._paths import cache_folder as cache_folder
     from moai._project import Project as Project
     from moai._project import load_project as load_project
@@ -118,7 +119,7 @@ _HOMES = {
     "moai._host": "Host",
     "moai._job": "Job wait_all",
     "moai._link.client": "prepare_links",
-    "moai._options": "JobOptions owner",
+    "moai._options": "JobOptions owner split_git",
     "moai._paths": "cache_folder",
     "moai._tutorials": "Pin Tutorial tutorial tutorials",
     "moai._types": (

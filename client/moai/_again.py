@@ -103,7 +103,8 @@ def _refuse_missing(job: Job, spec: dict[str, Any], plan: dict[str, Any], option
     """A command gets all of its secrets again; our own steps ask for what they lack."""
     if all(step.get("module") for step in plan.get("steps", [])):
         return
-    missing = [name for name in spec.get("secrets", []) if name not in options.secrets and name not in options.variables]
+    given = {*options.secrets, *options.variables, *(["GIT_TOKEN"] if options.git_url else [])}  # The commit may be there.
+    missing = [name for name in spec.get("secrets", []) if name not in given]
     if missing:
         raise MoaiError(
             "SECRET_NEEDED", f"job {job.id} had the secret {', '.join(missing)}, which was kept nowhere",

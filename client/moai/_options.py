@@ -43,7 +43,9 @@ class JobOptions:
         max_duration_s: of the whole job; 0 = no limit. request_id: 8 to 128 of ``[A-Za-z0-9_.-]``;
         repeating a request with the same id finds the first job. setup: shell lines run before each
         command. work: folder for models, datasets and results. code: a folder of the laptop; the command
-        runs in a copy of it (a snapshot, ``moai.Host.send_code``).
+        runs in a copy of it (a snapshot, ``moai.Host.send_code``). git: a repository the container clones
+        instead; git_revision: branch, tag or commit of it; git_submodules: those too; the secret
+        GIT_TOKEN opens it.
     """
 
     name: str = ""
@@ -57,6 +59,9 @@ class JobOptions:
     setup: str = ""
     work: str = ""
     code: str | os.PathLike[str] = ""
+    git: str = ""
+    git_revision: str = ""
+    git_submodules: bool = False
 
     def message(self, host: HostConfig, takes_code: bool = False) -> job_pb2.JobOptions:
         """The wire form, completed from the host's settings. Raises MoaiError (USAGE)."""
@@ -75,7 +80,14 @@ class JobOptions:
             raise MoaiError("USAGE", f"{self.code} would be sent, and only a command runs in a copy of it", "leave code out, or use run")
         if self.code and self.workdir:
             raise MoaiError("USAGE", "a folder to sync and a working folder there were both given", "leave out --workdir, or --sync")
+        if self.git and not takes_code:
+            raise MoaiError("USAGE", f"{self.git} would be cloned, and only a command runs in a copy of it", "leave git out, or use run")
+        if self.git and (self.code or self.workdir):
+            raise MoaiError("USAGE", "a git repository and another folder to run in were both given", "leave out --sync and --workdir, or --git")
         return job_pb2.JobOptions(
+            git_url=self.git,
+            git_revision=self.git_revision,
+            git_submodules_wanted=self.git_submodules,
             request_id=request_id,
             name=self.name,
             owner=owner(),
@@ -90,6 +102,16 @@ class JobOptions:
             work=self.work or host.work,
             proxy=host.proxy,
         )
+
+
+def split_git(text: str) -> tuple[str, str]:
+    """``URL[@REV]`` as (URL, REV): the ``@`` of ``user@host`` belongs to the address."""
+    head = re.match(r"^(?:\w+://[^/]*|[\w.-]+@[\w.-]+:)", text)
+    start = head.end() if head else 0
+    path, at, revision = text[start:].partition("@")
+    if at and not revision:
+        raise MoaiError("USAGE", f"{text} names no revision after the @", "URL@BRANCH, URL@TAG or URL@COMMIT")
+    return text[:start] + path, revision
 
 
 def new_request_id() -> str:

@@ -20,11 +20,11 @@ _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?$")
 DEFAULT_BLOCK = 1024
 DEFAULT_BATCH = 8
 #: Modules of steps that fetch from elsewhere: they get the user's proxy, and no other does.
-NETWORKED = ("download", "install", "create", "framework")
+NETWORKED = ("download", "install", "create", "framework", "gitcode")
 #: Names under which the address of an index, with its password, may be given as a secret.
 INDEXES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX")
 #: Module -> secrets its steps get, of those the user gave.
-SECRETS = {"download": ("HF_TOKEN",), "install": INDEXES, "create": INDEXES, "framework": INDEXES}
+SECRETS = {"gitcode": ("GIT_TOKEN",), "download": ("HF_TOKEN",), "install": INDEXES, "create": INDEXES, "framework": INDEXES}
 
 
 class Place:
@@ -70,6 +70,17 @@ def code_step(place: Place, snapshot: Any, copy: str) -> Dict[str, Any]:
     inputs = {"manifest": snapshot.manifest, "contents": snapshot.contents, "target": copy}
     step = _own(place, "code", "code", inputs, sys.executable)
     step["cwd"] = "/"  # The working folder of the others is made by this one.
+    return step
+
+
+def git_step(place: Place, url: str, revision: str, submodules: bool, copy: str, folder: str) -> Dict[str, Any]:
+    """Clone a repository into this job's own copy; first of its steps."""
+    inputs = {
+        "url": url, "revision": revision, "submodules": submodules, "target": copy, "folder": folder,
+        "mirrors": os.path.join(place.work, "code", "git"), "job": place.job_path,
+    }  # fmt: skip
+    step = _own(place, "code", "gitcode", inputs, sys.executable, optional_secrets=list(SECRETS["gitcode"]))
+    step["cwd"] = "/"
     return step
 
 

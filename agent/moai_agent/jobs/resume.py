@@ -69,6 +69,7 @@ async def resume(agent: Any, message: job_pb2.ResumeJobRequest) -> Resumption:
     request.extra = {"log_pattern": entry.spec.get("log_pattern", "")}
     if entry.spec.get("git"):
         request.extra["git"] = entry.spec["git"]
+        request.withheld.add("GIT_TOKEN")
     shown = ["%s %s -> %s" % (name, "unset" if old is None else _text(old), _text(new)) for name, old, new in changes]
     first = submit.note(
         "resumes %s: %s%s" % (entry.job.id, text, "; changed: " + ", ".join(shown) if shown else ""), _CODE

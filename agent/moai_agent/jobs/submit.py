@@ -8,12 +8,13 @@ import os
 import re
 import shutil
 import time
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from moai_proto.v1 import dataset_pb2, job_pb2, model_pb2, training_pb2
-from moai_worker import jobdir
+from moai_worker import gitrepo, jobdir
+from moai_worker.errors import StepError
 
 from moai_agent import work
 from moai_agent.errors import AgentError
@@ -43,6 +44,8 @@ class Request:
         self.needs_environment = True
         #: Further lines that open the journal; the plan may add some.
         self.notes: List[Dict[str, Any]] = []
+        #: Secrets that commands do not get.
+        self.withheld: Set[str] = set()
         #: These come before all others.
         self.first_notes: List[Dict[str, Any]] = []
         self.parent = ""
@@ -77,9 +80,9 @@ class Request:
             return existing
         job_id = next(c for c in names.candidates(self.options.request_id) if not os.path.exists(store.host.job(c).path))
         folder = self._work(variables)
-        snapshot = self._snapshot(folder)
+        snapshot, git = self._snapshot(folder), self._git()
         copy = os.path.join(folder, "code", "jobs", job_id)
-        cwd = os.path.join(copy, self.options.snapshot_folder) if snapshot else self._workdir(variables)
+        cwd = os.path.join(copy, self.options.snapshot_folder) if snapshot or git else self._workdir(variables)
         place = plans.Place(
             job_path=store.host.job(job_id).path,
             main_py=config.main_py,
@@ -97,6 +100,11 @@ class Request:
         steps, output = make_plan(place)
         if snapshot:
             steps.insert(0, plans.code_step(place, snapshot, copy))
+        if git:
+            options = self.options
+            step = plans.git_step(place, git, options.git_revision, options.git_submodules_wanted, copy, options.snapshot_folder)
+            steps.insert(0, step)
+            self.extra["git"] = {"url": git, "revision": options.git_revision}
         for step in steps:
             self._complete(step, place, given)
         plan = {"schema": jobdir.SCHEMA, "steps": steps, "output": output}
@@ -127,14 +135,33 @@ class Request:
             return None
         if self.options.workdir:
             raise AgentError("USAGE", "a snapshot and a working folder were both given", "leave one out")
-        inside = os.path.normpath("/" + self.options.snapshot_folder)[1:]
-        if self.options.snapshot_folder and inside != self.options.snapshot_folder:
-            raise AgentError("USAGE", "%r is no folder inside a snapshot" % self.options.snapshot_folder, "name one inside")
+        self._check_inside()
         snapshots = Snapshots(folder)
         missing = snapshots.missing_of(self.options.snapshot)
         if missing:
             raise AgentError("FILE_NOT_FOUND", "the snapshot lacks %d files" % missing, "submit again: they are sent then")
         return snapshots.named(self.options.snapshot)
+
+    def _check_inside(self) -> None:
+        inside = os.path.normpath("/" + self.options.snapshot_folder)[1:]
+        if self.options.snapshot_folder and inside != self.options.snapshot_folder:
+            raise AgentError("USAGE", "%r is no folder inside a snapshot" % self.options.snapshot_folder, "name one inside")
+
+    def _git(self) -> str:
+        """The repository to clone; "" for none."""
+        options = self.options
+        if not options.git_url:
+            return ""
+        if options.snapshot or options.workdir:
+            raise AgentError("USAGE", "a git repository and %s were both given" % ("a snapshot" if options.snapshot else "a working folder"), "leave one out")
+        self._check_inside()
+        try:
+            gitrepo.check(options.git_url, options.git_revision)
+        except StepError as error:
+            raise AgentError(error.reason, error.message, error.next)
+        # It opens the repository, and the command has no business with it.
+        self.withheld.add("GIT_TOKEN")
+        return options.git_url
 
     def _workdir(self, variables: Dict[str, str]) -> str:
         home = variables.get("HOME") or os.path.expanduser("~")
@@ -161,7 +188,7 @@ class Request:
         if step.get("module"):
             step["secrets"] = [s for s in step.pop("optional_secrets", []) if s in held]
         else:
-            step["secrets"] = held
+            step["secrets"] = [s for s in held if s not in self.withheld]
         if self.options.setup:
             script = self.options.setup + '\nexec "$@"'
             # The words people know are bash's: dash, which is sh on Ubuntu, has no `source`.

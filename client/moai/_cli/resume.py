@@ -106,7 +106,8 @@ def _secrets(one: moai.Job, given: list[str]) -> dict[str, str]:
     for name in spec.get("secrets") or []:
         if name in found or name in (spec.get("variables") or {}):
             continue
-        if (has_command and name != "HF_TOKEN") or os.environ.get(name):  # That one also lies in a file.
+        # HF_TOKEN also lies in a file; GIT_TOKEN is needed only where the commit is not there yet.
+        if (has_command and name not in ("HF_TOKEN", "GIT_TOKEN")) or os.environ.get(name):
             found[name] = secret_value(name)
     return found
 

@@ -21,6 +21,8 @@ Setenv = Annotated[list[str], typer.Option("-e", "--setenv", metavar="K=V", help
 Secret = Annotated[list[str], typer.Option("--secret", metavar="NAME", help="Variable from here, kept in memory there; repeatable.")]
 Workdir = Annotated[str, typer.Option("--workdir", metavar="DIR", help="Working folder there; default: home.")]
 Sync = Annotated[str, typer.Option("--sync", metavar="DIR", help="Run in a copy of this folder of the laptop; often '.'.")]
+Git = Annotated[str, typer.Option("--git", metavar="URL[@REV]", help="Run in a clone of this repository, made there.")]
+Submodules = Annotated[bool, typer.Option("--git-submodules", help="With --git: its submodules too.")]
 Detach = Annotated[bool, typer.Option("--detach", "-d", help="Print the job's id and leave.")]
 Name = Annotated[str, typer.Option("--name", help="A name for people; JOB arguments take it too.")]
 MaxDuration = Annotated[str, typer.Option("--max-duration", metavar="TIME", help="End the job after 90s, 15m, 2h, 1d.")]
@@ -48,6 +50,8 @@ def options(
     has_command: bool = False,
     claims: bool = True,
     with_project: bool = True,
+    git: str = "",
+    submodules: bool = False,
 ) -> moai.JobOptions:
     """JobOptions from flags, with moai.toml below them. Raises UsageError.
 
@@ -62,7 +66,14 @@ def options(
         raise moai.UsageError("USAGE", "--sync runs in a copy of its own and --workdir in a folder there", "leave one of them out")
     if sync and not has_command:
         raise moai.UsageError("USAGE", "--sync sends code for a command of your own; the recipe brings its own", "add -- CMD, or leave --sync out")
-    if not sync and not workdir and has_command and project and project.sync and project.path:
+    if git and (sync or workdir):
+        raise moai.UsageError("USAGE", f"--git clones its own copy, and {'--sync' if sync else '--workdir'} names another folder", "leave one of them out")
+    if git and not has_command:
+        raise moai.UsageError("USAGE", "--git fetches code for a command of your own; the recipe brings its own", "add -- CMD, or leave --git out")
+    if submodules and not git:
+        raise moai.UsageError("USAGE", "--git-submodules belongs to --git", "--git URL --git-submodules")
+    url, revision = moai.split_git(git) if git else ("", "")
+    if not sync and not workdir and not git and has_command and project and project.sync and project.path:
         if project.workdir:
             raise moai.UsageError("CONFIG_INVALID", f"{project.path}: sync and workdir exclude each other", "leave one of them out")
         sync = str(project.path.parent / project.sync)
@@ -74,12 +85,15 @@ def options(
         environment=env or (project.environment if project else "") or "",
         variables=variables,
         secrets={one: secret_value(one) for one in wanted},
-        workdir="" if sync else workdir or (project.workdir if project else "") or "",
+        workdir="" if sync or git else workdir or (project.workdir if project else "") or "",
         accelerator=accelerator or (project.accelerator if project and claims else "") or "",
         max_duration_s=seconds(max_duration, "--max-duration") if max_duration else 0.0,
         request_id=request_id,
         setup=setup or (project.setup if project else "") or "",
         code=sync,
+        git=url,
+        git_revision=revision,
+        git_submodules=submodules,
     )
 
 
@@ -139,6 +153,8 @@ def run(
     no_link: NoLink = False,
     any_host: Any_ = False,
     sync: Sync = "",
+    git: Git = "",
+    submodules: Submodules = False,
 ) -> None:
     """Run a command as a job; its log comes here, its exit code decides ours.
 
@@ -148,6 +164,7 @@ def run(
     command_options = options(
         name=name, env=env, setenv=setenv, secret=secret, workdir=workdir, accelerator=accelerator,
         max_duration=max_duration, request_id=request_id, setup=setup, sync=sync, has_command=True,
+        git=git, submodules=submodules,
     )  # fmt: skip
     if len(moai.config().pick(on)) > 1:
         fleet = moai.Fleet(on, prompts=prompts(), say=connecting)

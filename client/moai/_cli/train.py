@@ -20,12 +20,14 @@ from moai._cli.start import (
     Detach,
     ExitCode,
     Expect,
+    Git,
     MaxDuration,
     Name,
     RequestId,
     Secret,
     Setenv,
     Setup,
+    Submodules,
     Sync,
     Workdir,
     announce,
@@ -78,6 +80,8 @@ def train(
     exit_code: ExitCode = "moai",
     no_link: NoLink = False,
     sync: Sync = "",
+    git: Git = "",
+    submodules: Submodules = False,
 ) -> None:
     """Fine-tune a model on a container; the job needs nothing here once it has begun.
 
@@ -100,6 +104,7 @@ def train(
     given = options(
         name=name, env=env, setenv=setenv, secret=secret, workdir=workdir, accelerator=accelerator,
         max_duration=max_duration, request_id=request_id, setup=setup, sync=sync, has_command=bool(command),
+        git=git, submodules=submodules,
     )  # fmt: skip
     target_name = on or (project.host if project else "") or ""
     if command:
@@ -113,7 +118,7 @@ def train(
                 print_json({"schema": "moai.command-plan/1", "host": target.name, "arguments": command, "environment": chosen or None})
                 return
             print(f"on {target.name}, in {chosen or 'the environment chosen there'}, waiting for accelerator {given.accelerator}:")
-            print("  " + clean(" ".join(command)) + (f"   in a copy of {given.code}" if given.code else ""))
+            print("  " + clean(" ".join(command)) + (f"   in a copy of {given.code or git}" if given.code or git else ""))
             note("nothing was started")
             return
         with Borrowed(target, flavor, restore_flavor, given.environment) as borrowed:
