@@ -58,6 +58,7 @@ class Snapshots:
         if not os.path.exists(path):
             jobdir.make_private(os.path.dirname(path))
             jobdir.write_atomic(path, raw)
+        os.utime(path)  # Used now: moai_agent.expiry clears away what was not for long.
         missing = sorted({e["sha256"] for e in entries if not self._has(e["sha256"], e["size"])})
         return snapshot, missing
 
@@ -92,8 +93,12 @@ class Snapshots:
         return os.path.join(self.contents, sha256[:2], sha256)
 
     def _has(self, sha256: str, size: int) -> bool:
+        path = self._content(sha256)
         try:
-            return os.path.getsize(self._content(sha256)) == size
+            if os.path.getsize(path) != size:
+                return False
+            os.utime(path)
+            return True
         except OSError:
             return False
 

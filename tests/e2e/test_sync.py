@@ -226,3 +226,45 @@ def test_a_clone_that_cannot_be_made_says_why(box, repository):
 )  # fmt: skip
 def test_the_at_of_a_user_is_not_the_one_of_a_revision(text, expected):
     assert moai.split_git(text) == expected
+
+
+def test_a_tutorials_trainer_runs_unmodified_and_must_leave_what_was_expected(box, project):
+    """Lines as loguru prints them in the platform's tutorials; evaluation fails after the last step."""
+    (project / "train.py").write_text(
+        "import sys, pathlib\n"
+        "line = '2024-07-12 05:10:1{0} | INFO     | __main__:main:140 - [Step {0}/4] | Loss: {1} | Duration: 5.00 | Throughput: 104857.60 tokens/sec'\n"
+        "for step in range(1, 5): print(line.format(step, 4.5 - step), flush=True)\n"
+        "if 'fail' in sys.argv: raise ValueError('eval set is empty')\n"
+        "if 'caught' in sys.argv: print('Traceback (most recent call last):\\nValueError: eval set is empty')\n"
+        "if 'save' in sys.argv: pathlib.Path('model.bin').write_text('x')\n"
+    )
+
+    def train(*more, words=()):
+        return box.moai("remote", "train", "--sync", str(project), "--expect", "model.bin", *words, "--json", "--", "python3", "train.py", *more)
+
+    def ended(done):
+        events = [json.loads(line) for line in done.stdout.splitlines()]
+        metrics = [e["data"] for e in events if e["type"] == "metric" and "loss" in e["data"]["values"]]
+        assert [(m["step"], m["total"], m["values"]["printed_tokens_per_second"]) for m in metrics] == [(n, 4, 104857.6) for n in range(1, 5)]
+        return (events[-1]["data"]["reason"] or {}).get("code"), (events[-1]["data"]["reason"] or {}).get("message", "")
+
+    assert ended(train("save", "--batch-size", "512")) == (None, "")
+    missing = ended(train())
+    assert missing[0] == "OUTPUT_MISSING" and "model.bin" in missing[1]
+    failed = ended(train("save", "fail"))
+    assert failed[0] == "COMMAND_FAILED" and "eval set is empty" in failed[1]
+    caught = ended(train("save", "caught"))
+    assert caught[0] == "FATAL_LINE" and "eval set is empty" in caught[1]
+    assert ended(train("save", "caught", words=["--trust-exit-code"])) == (None, "")
+
+
+def test_a_pattern_of_ones_own_from_moai_toml(box, project):
+    (project / "moai.toml").write_text("sync = \".\"\n[log]\npattern = '^it=(?P<step>\\d+) of (?P<total>\\d+) L=(?P<loss>[\\d.]+)'\n")
+    done = subprocess.run(
+        [*box.laptop.argv, "remote", "train", "--json", "--", "sh", "-c", "for n in 1 2 3; do echo it=$n of 3 L=2.$n; done"],
+        env=box.laptop.env, cwd=project, stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    found = [(e["data"]["step"], e["data"]["values"]["loss"]) for e in events if e["type"] == "metric" and "loss" in e["data"]["values"]]
+    assert found == [(1, 2.1), (2, 2.2), (3, 2.3)]

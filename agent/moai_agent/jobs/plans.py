@@ -67,7 +67,7 @@ def _own(place: Place, name: str, module: str, inputs: Dict[str, Any], python: s
 
 def code_step(place: Place, snapshot: Any, copy: str) -> Dict[str, Any]:
     """Lay out this job's own copy of a snapshot; first of its steps."""
-    inputs = {"manifest": snapshot.manifest, "contents": snapshot.contents, "target": copy}
+    inputs = {"manifest": snapshot.manifest, "contents": snapshot.contents, "target": copy, "job": place.job_path}
     step = _own(place, "code", "code", inputs, sys.executable)
     step["cwd"] = "/"  # The working folder of the others is made by this one.
     return step

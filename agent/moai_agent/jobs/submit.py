@@ -16,7 +16,7 @@ from moai_proto.v1 import dataset_pb2, job_pb2, model_pb2, training_pb2
 from moai_worker import gitrepo, jobdir
 from moai_worker.errors import StepError
 
-from moai_agent import work
+from moai_agent import expiry, work
 from moai_agent.errors import AgentError
 from moai_agent.jobs import names, plans
 from moai_agent.jobs.store import Entry, request_digest
@@ -81,6 +81,8 @@ class Request:
         job_id = next(c for c in names.candidates(self.options.request_id) if not os.path.exists(store.host.job(c).path))
         folder = self._work(variables)
         snapshot, git = self._snapshot(folder), self._git()
+        if snapshot or git:
+            expiry.remember(config, folder)
         copy = os.path.join(folder, "code", "jobs", job_id)
         cwd = os.path.join(copy, self.options.snapshot_folder) if snapshot or git else self._workdir(variables)
         place = plans.Place(

@@ -10,7 +10,7 @@ from typing import Any, Dict
 from ..errors import StepError
 from ..gitrepo import Repository, check
 from ..jobdir import JobDir, read_json, write_json
-from .code import MARKER
+from .code import MARKER, sign
 
 #: Name of the secret for https addresses.
 TOKEN = "GIT_TOKEN"
@@ -49,6 +49,5 @@ def run(inputs: Dict[str, Any], report: Any) -> Dict[str, Any]:
     os.makedirs(os.path.dirname(recorded), exist_ok=True)
     with open(recorded, "w") as out:
         out.write(commit + "\n")
-    with open(os.path.join(target, MARKER), "w") as out:
-        out.write("git {}\n".format(commit))
+    sign(target, inputs["job"], "git {}".format(commit))
     return {"path": target, "commit": commit}
