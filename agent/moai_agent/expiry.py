@@ -86,7 +86,7 @@ def expire(
             size += _judge_copy(copy, host_id, now, result)
     for copy in _members(os.path.join(code, "jobs")):
         names.add(_read(os.path.join(copy, MARKER)) + ".json")
-    size += _snapshots(code, names, now, result.removed)
+    size += _snapshots(code, names, now, result.removed, go_on)
     size += _mirrors(os.path.join(code, "git"), now, result.removed)
     return Expired(result.removed, size, result.kept)
 
@@ -124,7 +124,7 @@ def _written(copy: str) -> List[str]:
     return sorted(found)
 
 
-def _snapshots(code: str, names: Set[str], now: float, removed: List[str]) -> int:
+def _snapshots(code: str, names: Set[str], now: float, removed: List[str], go_on: Callable[[], bool]) -> int:
     folder = os.path.join(code, "snapshots")
     size, used = 0, set()
     for path in _members(folder):
@@ -135,7 +135,8 @@ def _snapshots(code: str, names: Set[str], now: float, removed: List[str]) -> in
             removed.append(path)
     for group in _members(os.path.join(code, "contents")):
         for path in _members(group):
-            # Its time is that of the last snapshot that named it (Snapshots.plan).
+            if not go_on():
+                return size  # A call may register a snapshot that names it.
             if os.path.basename(path) not in used and now - os.path.getmtime(path) > KEEP_S:
                 size += os.path.getsize(path)
                 os.unlink(path)

@@ -17,6 +17,8 @@ from moai_agent.errors import AgentError
 
 MAX_FILES = 20000
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
+#: Empty, absolute, with a NUL, or with a part that is empty, "." or "..".
+_LEADS_OUT = re.compile(r"^$|\0|(?:^|/)\.{0,2}(?:/|$)", re.DOTALL).search
 _ID = re.compile(r"^[0-9a-f]{32}$")
 
 
@@ -93,17 +95,12 @@ class Snapshots:
         return os.path.join(self.contents, sha256[:2], sha256)
 
     def _has(self, sha256: str, size: int) -> bool:
-        path = self._content(sha256)
         try:
-            if os.path.getsize(path) != size:
-                return False
-            os.utime(path)
-            return True
+            return os.path.getsize(self._content(sha256)) == size
         except OSError:
             return False
 
 
 def _check_path(path: str) -> None:
-    parts = path.split("/")
-    if not path or path == ".moai/snapshot" or path.startswith("/") or "\0" in path or any(p in ("", ".", "..") for p in parts) or len(path) > 4000:
+    if _LEADS_OUT(path) or path == ".moai/snapshot" or len(path) > 4000:
         raise AgentError("USAGE", "%r is no path inside a snapshot" % path[:200], "rename it, or list it in .gitignore")

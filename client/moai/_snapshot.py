@@ -13,13 +13,14 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moai_proto.v1 import file_pb2, file_pb2_grpc
 
-from moai import _files
+from moai import _digests, _files
 from moai._errors import MoaiError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Code:
     root: Path
     inside: str
     files: tuple[file_pb2.SnapshotFile, ...]
-    sources: dict[str, Path | bytes]
+    sources: dict[str, str | bytes]
     size_bytes: int
     left_out: tuple[str, ...]
 
@@ -60,32 +61,40 @@ def collect(folder: Path) -> Code:
     root = Path(os.fsdecode(top.rstrip(b"\n"))) if top else folder
     inside = folder.relative_to(root).as_posix() if folder != root else ""
     files: dict[str, file_pb2.SnapshotFile] = {}
-    sources: dict[str, Path | bytes] = {}
+    sources: dict[str, str | bytes] = {}
     left_out: list[str] = []
     total = 0
-    for relative in _names(root, bool(top)):
-        if relative.startswith(".moai/"):
-            continue  # Ours: what was recorded of another copy, and its mark of being whole.
-        path = root / relative
-        try:
-            facts = path.lstat()
-        except FileNotFoundError:
-            continue  # Deleted, but still in git's index.
-        if not stat.S_ISREG(facts.st_mode) or any(_files.is_skipped(part) for part in Path(relative).parts):
-            left_out.append(relative)
-            continue
-        total += facts.st_size
-        _check(root, relative, facts.st_size, total, len(files))
-        with _files.on_laptop():
-            digest = _files.file_digest(path)
-        files[relative] = file_pb2.SnapshotFile(
-            path=relative, sha256=digest, size_bytes=facts.st_size, executable=bool(facts.st_mode & stat.S_IXUSR)
-        )
-        sources[digest] = path
+    # Beside the reading of files: git looks at all of them too.
+    with ThreadPoolExecutor(1) as beside, _files.on_laptop():
+        record = beside.submit(lambda: list(_record(root))) if top else None
+        digests = _digests.Digests(root)
+        skipped: dict[str, bool] = {}
+        for relative in _names(root, bool(top)):
+            if relative.startswith(".moai/"):
+                continue  # Ours: what was recorded of another copy, and its mark of being whole.
+            path = f"{root}/{relative}"
+            try:
+                facts = os.lstat(path)
+            except FileNotFoundError:
+                continue  # Deleted, but still in git's index.
+            folder_name, _, name = relative.rpartition("/")
+            if folder_name not in skipped:
+                skipped[folder_name] = any(_files.is_skipped(part) for part in folder_name.split("/"))
+            if not stat.S_ISREG(facts.st_mode) or skipped[folder_name] or _files.is_skipped(name):
+                left_out.append(relative)
+                continue
+            total += facts.st_size
+            _check(root, relative, facts.st_size, total, len(files))
+            digest = digests.of(relative, path, facts)
+            files[relative] = file_pb2.SnapshotFile(
+                path=relative, sha256=digest, size_bytes=facts.st_size, executable=bool(facts.st_mode & stat.S_IXUSR)
+            )
+            sources[digest] = path
+        digests.save()
     if not files:
         raise MoaiError("FILE_NOT_HERE", f"{folder} holds no file to send", f"these never travel: {', '.join(_files.SKIPPED)}, and what .gitignore names")
-    if top:
-        for name, content in _record(root):
+    if record is not None:
+        for name, content in record.result():
             digest = hashlib.sha256(content).hexdigest()
             files[name] = file_pb2.SnapshotFile(path=name, sha256=digest, size_bytes=len(content))
             sources[digest] = content
@@ -111,7 +120,7 @@ def send(session: Session, code: Code, work: str) -> str:
     def contents(digests: list[str], work: str) -> Iterator[file_pb2.PutContentsRequest]:
         for digest in digests:
             source = code.sources[digest]
-            yield from pieces(digest, source.read_bytes() if isinstance(source, Path) else source, work)
+            yield from pieces(digest, Path(source).read_bytes() if isinstance(source, str) else source, work)
 
     return send_files(session, code.files, contents, work, str(code.root), lambda missing: _warn(session, code, missing)).id
 
@@ -140,9 +149,11 @@ def send_files(
         if not missing:
             break
         with _files.on_laptop():
-            session.upload(
+            stored = session.upload(
                 file_pb2_grpc.FileServiceStub, "PutContents", lambda: contents(missing, work), timeout_s=3600.0  # noqa: B023
             )
+        if stored.count == len(missing):
+            return Sent(str(answer.id), travelled)  # Each was compared with its digest there.
         answer = session.call(file_pb2_grpc.FileServiceStub, "PlanSnapshot", request, timeout_s=120.0)
     if answer.missing:
         raise MoaiError("DOWNLOAD_CORRUPT", f"{len(answer.missing)} files of {what} did not arrive", "submit again")
