@@ -19,6 +19,7 @@ sys.path[:0] = [str(_REPO / "tests"), str(_REPO / "benchmarks")]
 import download_rows  # noqa: E402
 import platform_rows  # noqa: E402
 import spine  # noqa: E402
+import sync_rows  # noqa: E402
 import top  # noqa: E402
 from measure import HEADER, Row  # noqa: E402
 
@@ -26,6 +27,7 @@ GROUPS = {
     "spine": spine.rows,
     "platform": platform_rows.rows,
     "download": download_rows.rows,
+    "sync": sync_rows.rows,
     "top": top.rows,
 }
 PAGE = _REPO / "docs" / "performance.md"

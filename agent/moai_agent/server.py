@@ -4,11 +4,12 @@ import asyncio
 import os
 import signal
 import sys
-from typing import Optional
+from typing import Any, Optional
 
 import grpc
 from moai_worker import identity
 
+from moai_agent import expiry
 from moai_agent.config import Config
 from moai_agent.environments.registry import Registry
 from moai_agent.interceptors import Activity, Edge
@@ -66,10 +67,15 @@ async def _serve(config: Config, spawner: Spawner) -> int:
     agent.store.sweep()
     agent.store.start_following()
     own = os.stat(config.host.socket).st_ino
+    clearing: "Optional[asyncio.Future[Any]]" = None
     while not agent.leaving.is_set():
         try:
             await asyncio.wait_for(agent.leaving.wait(), 5.0)
         except asyncio.TimeoutError:
+            if clearing is None and expiry.is_due(config, agent.activity.idle_s(), agent.store.active_count):
+                # Once a process is enough: it lives for minutes after the last call.
+                clearing = loop.run_in_executor(None, expiry.look, config, lambda: agent.activity.idle_s() > 0 and not agent.leaving.is_set())
+                clearing.add_done_callback(_say_failure)
             if agent.activity.idle_s() > config.idle_s and not agent.store.active_count:
                 break
             if _inode(config.host.socket) != own:
@@ -92,6 +98,12 @@ def _bind_address(config: Config) -> str:
     if os.path.lexists(config.host.socket):
         os.unlink(config.host.socket)  # We hold the agent lock, so it belongs to a dead agent.
     return "unix:/proc/self/fd/%d/agent.sock" % folder
+
+
+def _say_failure(clearing: "asyncio.Future[Any]") -> None:
+    """What could not be cleared away stays until tomorrow; the agent does not end by it."""
+    if not clearing.cancelled() and clearing.exception() is not None:
+        sys.stderr.write("old code could not be cleared away: %r\n" % clearing.exception())
 
 
 def _inode(path: str) -> Optional[int]:

@@ -17,6 +17,8 @@ from moai_agent.errors import AgentError
 
 MAX_FILES = 20000
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
+#: Empty, absolute, with a NUL, or with a part that is empty, "." or "..".
+_LEADS_OUT = re.compile(r"^$|\0|(?:^|/)\.{0,2}(?:/|$)", re.DOTALL).search
 _ID = re.compile(r"^[0-9a-f]{32}$")
 
 
@@ -58,6 +60,7 @@ class Snapshots:
         if not os.path.exists(path):
             jobdir.make_private(os.path.dirname(path))
             jobdir.write_atomic(path, raw)
+        os.utime(path)  # Used now: moai_agent.expiry clears away what was not for long.
         missing = sorted({e["sha256"] for e in entries if not self._has(e["sha256"], e["size"])})
         return snapshot, missing
 
@@ -99,6 +102,5 @@ class Snapshots:
 
 
 def _check_path(path: str) -> None:
-    parts = path.split("/")
-    if not path or path == ".moai/snapshot" or path.startswith("/") or "\0" in path or any(p in ("", ".", "..") for p in parts) or len(path) > 4000:
+    if _LEADS_OUT(path) or path == ".moai/snapshot" or len(path) > 4000:
         raise AgentError("USAGE", "%r is no path inside a snapshot" % path[:200], "rename it, or list it in .gitignore")

@@ -8,6 +8,7 @@ decides and ``agree`` tells the others.
 
 import math
 import os
+import shutil
 import time
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
@@ -40,6 +41,8 @@ class StepWatch:
         can_evaluate: there are rows to evaluate on.
         checkpoint_bytes: what a checkpoint will take, told to the watchers; 0 = not known.
         clock: monotonic seconds; replaced in tests.
+        sizes: bytes of a checkpoint before one was made, and of the result that must still fit behind it.
+        free: bytes free for a path; replaced in tests.
     """
 
     def __init__(
@@ -55,6 +58,8 @@ class StepWatch:
         checkpoint_bytes: int = 0,
         clock: Callable[[], float] = time.monotonic,
         first_here: bool = True,
+        sizes: Tuple[int, int] = (0, 0),
+        free: Callable[[str], int] = lambda path: shutil.disk_usage(path).free,
     ) -> None:
         self.report = report
         self.total = total
@@ -80,8 +85,11 @@ class StepWatch:
         self._rate: Optional[float] = None
         self._first: Optional[List[float]] = None
         self._save_time = 0.0
+        self._checkpoint_bytes, self._result_bytes = sizes
+        self._free = free
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        apply_rates(args, kwargs.get("optimizer"), kwargs.get("lr_scheduler"))
         self.step = self._line_step = state.global_step
         self._line_time = self._save_time = self.clock()
         if self.settings.keep_best:
@@ -108,7 +116,7 @@ class StepWatch:
             )
         if self.stopped:
             control.should_training_stop = True
-        if wanted & (_SAVE | _STOP):
+        if wanted & _SAVE:
             control.should_save = True
         if wanted & _EVALUATE:
             control.should_evaluate = True
@@ -154,7 +162,7 @@ class StepWatch:
         if not self.first_here:
             return
         path = os.path.join(args.output_dir, "checkpoint-{}".format(state.global_step))
-        size = checkpoints.seal(path, state.global_step, self.identity)
+        size = self._checkpoint_bytes = checkpoints.seal(path, state.global_step, self.identity)
         removed = checkpoints.rotate(
             args.output_dir, self.settings.keep_checkpoints, best_path(args.output_dir, self.best)
         )
@@ -224,6 +232,8 @@ class StepWatch:
         minutes = self.settings.save_minutes
         if minutes and not last and self.clock() - self._save_time >= minutes * 60:
             wanted |= _SAVE
+        if wanted & _SAVE and not self._has_room():
+            wanted &= ~_SAVE
         return wanted
 
     def _more_wanted(self) -> int:
@@ -256,6 +266,30 @@ class StepWatch:
             # Older versions read it from the arguments, newer ones from the state.
             args.logging_steps = steps
             state.logging_steps = steps
+
+    def _has_room(self) -> bool:
+        """Whether one more checkpoint fits, and the result behind it; says so when not.
+
+        The old ones stay: they go only after a newer one is whole.
+        """
+        needed = self._checkpoint_bytes + self._result_bytes
+        free = self._free(self.settings.output)
+        if free >= needed:
+            return True
+        self.report.message(
+            "No checkpoint at step {}: {} has {:.2f} GB free, a checkpoint and the result need {:.2f} GB. "
+            "The training goes on and tries again at the next one; earlier checkpoints stay.".format(
+                self.step, self.settings.output, free / 1e9, needed / 1e9
+            ),
+            level="warning",
+            code="DISK_FULL",
+            step=self.step,
+            free_bytes=free,
+            needed_bytes=needed,
+        )
+        self._save_time = self.clock()
+        self._asked.settle(CHECKPOINT)  # Whoever asked for it has been answered.
+        return False
 
     def _announce(self, control: Any) -> None:
         """The phase that follows this step, before it may take minutes."""
@@ -316,6 +350,28 @@ def best_of(history: List[Dict[str, Any]]) -> Tuple[Optional[Best], int]:
 def best_path(folder: str, best: Optional[Best]) -> Optional[str]:
     """Where the checkpoint of the best evaluation lies or would lie."""
     return None if best is None else os.path.join(folder, "checkpoint-{}".format(best.step))
+
+
+def apply_rates(args: Any, optimizer: Any, scheduler: Any) -> None:
+    """Make a loaded optimizer follow this run's settings.
+
+    A checkpoint's optimizer and schedule bring back the learning rate and weight decay they were made
+    with, and a rate changed at a resume would be ignored in silence. Without a change, the values are
+    what they were.
+    """
+    groups = getattr(optimizer, "param_groups", None)
+    bases, factors = getattr(scheduler, "base_lrs", None), getattr(scheduler, "lr_lambdas", None)
+    if not groups or not bases or not factors or any(base == 0 for base in bases):
+        return
+    # Only what transformers makes: one rate for all, the second group without decay.
+    if len(set(bases)) == 1 and bases[0] != args.learning_rate:
+        scheduler.base_lrs = [args.learning_rate] * len(bases)
+        for group, factor in zip(groups, factors):
+            group["initial_lr"] = args.learning_rate
+            group["lr"] = args.learning_rate * factor(scheduler.last_epoch)
+        scheduler._last_lr = [group["lr"] for group in groups]
+    if len(groups) == 2 and groups[1].get("weight_decay") == 0:
+        groups[0]["weight_decay"] = args.weight_decay
 
 
 def attach(watch: StepWatch) -> Any:

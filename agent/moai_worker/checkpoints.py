@@ -21,6 +21,7 @@ from .errors import StepError
 from .jobdir import read_json, write_json
 
 MARK = "moai-checkpoint.json"
+_STATE = "trainer_state.json"
 _NAME = re.compile(r"checkpoint-(\d+)$")
 #: A safetensors header above this is taken as damage (the library's own limit is 100 MB).
 _MAX_HEADER_BYTES = 100 * 1000 * 1000
@@ -55,7 +56,7 @@ def why_incomplete(path: str) -> str:
 
     Reads headers and sizes, never whole files.
     """
-    state = read_json(os.path.join(path, "trainer_state.json"))
+    state = read_json(os.path.join(path, _STATE))
     if state is None or "global_step" not in state:
         return "trainer_state.json is missing or cut off"
     problem = weights_problem(path)
@@ -69,6 +70,8 @@ def why_incomplete(path: str) -> str:
             return name + " is cut off"
     mark = read_json(os.path.join(path, MARK))
     for name, size in sorted((mark or {}).get("files", {}).items()):
+        if name == _STATE:
+            continue  # Whole, as was seen above; adapt_batch may have written it anew.
         file = os.path.join(path, name)
         if not os.path.isfile(file) or os.path.getsize(file) != size:
             return name + " is missing or has another size than when it was saved"
@@ -152,6 +155,11 @@ def newest_complete(folder: str) -> Tuple[Optional[Checkpoint], List[Tuple[Check
     return best, rejected
 
 
+def complete_steps(folder: str) -> List[int]:
+    """Steps of the complete checkpoints, lowest first."""
+    return [item.step for item in list_checkpoints(folder) if not why_incomplete(item.path)]
+
+
 def seal(path: str, step: int, identity: Dict[str, Any]) -> int:
     """Flush a finished checkpoint to disk, then mark it complete.
 
@@ -179,15 +187,36 @@ def seal(path: str, step: int, identity: Dict[str, Any]) -> int:
 def differences(path: str, identity: Dict[str, Any]) -> List[str]:
     """How the run a checkpoint belongs to differs from this one, as ``name: there, here`` texts.
 
-    Empty for checkpoints without our mark: then nothing is known.
+    Empty for checkpoints without our mark: then nothing is known. Names this run does not compare
+    (``gradient_accumulation`` of early checkpoints) do not count.
     """
     mark = read_json(os.path.join(path, MARK)) or {}
     theirs = mark.get("identity") or {}
     return [
-        "{}: {} there, {} here".format(key, theirs[key], identity.get(key))
+        "{}: {} there, {} here".format(key, theirs[key], identity[key])
         for key in sorted(theirs)
-        if theirs[key] != identity.get(key)
+        if key in identity and theirs[key] != identity[key]
     ]
+
+
+def size_of(path: str) -> int:
+    """Bytes of a sealed checkpoint as its mark says; 0 without a mark."""
+    mark = read_json(os.path.join(path, MARK)) or {}
+    return sum(mark.get("files", {}).values())
+
+
+def adapt_batch(path: str, micro_batch: int) -> bool:
+    """Make a checkpoint say that a forward pass takes ``micro_batch`` rows; True when it said another.
+
+    transformers up to 4.45 go on with the number they find there, whatever they are asked.
+    """
+    file = os.path.join(path, _STATE)
+    state = read_json(file)
+    if state is None or state.get("train_batch_size") in (None, micro_batch):
+        return False
+    state["train_batch_size"] = micro_batch
+    write_json(file, state)
+    return True
 
 
 def rotate(folder: str, keep: int, protect: Optional[str] = None) -> List[str]:
@@ -213,7 +242,7 @@ def rotate(folder: str, keep: int, protect: Optional[str] = None) -> List[str]:
 
 def remove(path: str) -> None:
     """Delete a checkpoint; its state file goes first, so a half-deleted one is never chosen."""
-    state = os.path.join(path, "trainer_state.json")
+    state = os.path.join(path, _STATE)
     if os.path.exists(state):
         os.unlink(state)
     shutil.rmtree(path)
@@ -227,12 +256,32 @@ def set_aside(folder: str) -> Optional[str]:
     """
     if not list_checkpoints(folder):
         return None
+    target = _free_name(folder)
+    os.rename(folder, target)
+    return target
+
+
+def set_aside_after(folder: str, step: int) -> Optional[str]:
+    """Move the checkpoints above ``step`` away: a run that begins there again makes its own.
+
+    Returns:
+        Where they are now, or None when there was none.
+    """
+    later = [item for item in list_checkpoints(folder) if item.step > step]
+    if not later:
+        return None
+    target = _free_name(folder)
+    os.mkdir(target)
+    for item in later:
+        os.rename(item.path, os.path.join(target, os.path.basename(item.path)))
+    return target
+
+
+def _free_name(folder: str) -> str:
     number = 1
     while os.path.exists("{}-before-{}".format(folder, number)):
         number += 1
-    target = "{}-before-{}".format(folder, number)
-    os.rename(folder, target)
-    return target
+    return "{}-before-{}".format(folder, number)
 
 
 def named(path: str) -> Checkpoint:
@@ -247,10 +296,13 @@ def named(path: str) -> Checkpoint:
     if not match and not why:
         why = "its name is not checkpoint-N"
     if why or not match:
+        there = complete_steps(os.path.dirname(path))
         raise StepError(
             "CHECKPOINT_NOT_FOUND",
             "Cannot resume from {}: {}.".format(path, why),
-            "Give a complete checkpoint folder, or leave resume out to take the newest one.",
+            "Complete ones there are of step {}.".format(", ".join(str(step) for step in there))
+            if there
+            else "Give a complete checkpoint folder, or leave resume out to take the newest one.",
         )
     return Checkpoint(int(match.group(1)), path)
 

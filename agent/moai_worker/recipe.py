@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 import traceback
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 from . import (
     callbacks,
@@ -93,18 +93,21 @@ def train(settings: TrainSettings, report: Any) -> Dict[str, Any]:
     _same_rows(rows)
     start, rejected = train_start.choose(settings, folder, identity, total, report)
     if compat.is_first_here():
-        train_start.tidy(settings, folder, rejected, report)
+        train_start.tidy(settings, folder, start, rejected, report)
+        if start.path is not None and checkpoints.adapt_batch(start.path, micro):
+            report.message("A forward pass takes {} rows now; the rows of a step stay the same.".format(micro))
 
     report.phase("loading", "model {}".format(settings.model))
     transformers.set_seed(settings.seed)
     finished = start.path is not None and start.step >= total
     model = _model(settings, bf16, start.path if finished else None, report)
-    checkpoint_bytes = _check_disk(settings, model, total, report)
+    _check_disk(settings, model, total, report)
 
+    sizes = _sizes(model, start.path)
     watch = callbacks.StepWatch(
         report, total, rows.row_tokens, settings, identity,
         leader=compat.process_rank() == 0, agree=callbacks.agree_over_processes(arguments.device),
-        first_here=compat.is_first_here(), can_evaluate=rows.validation is not None, checkpoint_bytes=checkpoint_bytes,
+        first_here=compat.is_first_here(), can_evaluate=rows.validation is not None, checkpoint_bytes=sizes[0], sizes=sizes,
     )  # fmt: skip
     trainer = transformers.Trainer(
         model=model,
@@ -172,8 +175,8 @@ def _identity(settings: TrainSettings, rows: train_data.TrainingRows) -> Dict[st
         "model": settings.model,
         "dataset": rows.digest,
         "method": settings.method,
+        # Not the accumulation: passes of another size see the same rows a step, in the same order.
         "batch_size": settings.batch_size,
-        "gradient_accumulation": settings.gradient_accumulation,
         "seed": settings.seed,
     }
     if settings.method == "lora":
@@ -217,11 +220,17 @@ def _model(settings: TrainSettings, bf16: bool, finished: Optional[str], report:
     return model
 
 
-def _check_disk(settings: TrainSettings, model: Any, total: int, report: Any) -> int:
-    """Refuse before the first step what could not be saved after the last; returns bytes of a checkpoint."""
+def _sizes(model: Any, resumed: Optional[str] = None) -> Tuple[int, int]:
+    """Bytes of a checkpoint, as large as the one resumed from where there is one, and of the result."""
     trained = [item for item in model.parameters() if item.requires_grad]
     weights = sum(item.numel() * item.element_size() for item in trained)
-    checkpoint = weights + sum(item.numel() for item in trained) * _OPTIMIZER_BYTES
+    known = checkpoints.size_of(resumed) if resumed else 0
+    return known or weights + sum(item.numel() for item in trained) * _OPTIMIZER_BYTES, weights
+
+
+def _check_disk(settings: TrainSettings, model: Any, total: int, report: Any) -> None:
+    """Refuse before the first step what could not be saved after the last."""
+    checkpoint, weights = _sizes(model)
     # One more than is kept: the old one goes only after the new one is complete.
     count = settings.keep_checkpoints + 1
     if settings.save_steps:
@@ -245,7 +254,6 @@ def _check_disk(settings: TrainSettings, model: Any, total: int, report: Any) ->
             ),
             level="warning",
         )
-    return checkpoint
 
 
 def _arguments(
@@ -300,9 +308,11 @@ def _arguments(
 
 
 def _train_rows(dataset: Any, settings: TrainSettings, per_epoch: int) -> Any:
-    """With accumulation, an epoch of whole steps: versions differ in what they do with a partial one."""
-    if settings.gradient_accumulation == 1:
-        return dataset
+    """An epoch of whole steps: versions differ in what they do with a partial one under accumulation.
+
+    Without accumulation too: the shuffled order depends on the number of rows, and a run resumed with
+    smaller passes is to see the same one.
+    """
     return dataset.select(range(per_epoch * settings.batch_size))
 
 
@@ -316,17 +326,21 @@ def _quiet_cache(model: Any, on: bool) -> None:
 def _loop(trainer: Any, watch: callbacks.StepWatch, start: train_start.Start) -> None:
     if start.path is not None:
         compat.allow_random_state()
+    watch.agree(0)  # The first process may have changed the checkpoint; nobody reads it before.
     try:
         trainer.train(resume_from_checkpoint=start.path)
     except StepError:
         raise
     except compat.library_errors() as error:
         traceback.print_exc()
-        raise compat.failure(
-            error,
-            "training at step {}".format(watch.step + 1),
-            "TRAINING_FAILED",
-            "Read the log above (moai remote logs); after the cause is gone, resume.",
+        raise _smaller(
+            compat.failure(
+                error,
+                "training at step {}".format(watch.step + 1),
+                "TRAINING_FAILED",
+                "Read the log above (moai remote logs); after the cause is gone, resume.",
+            ),
+            watch.settings,
         ) from error
     if watch.bad_loss is not None:
         raise StepError(
@@ -337,6 +351,16 @@ def _loop(trainer: Any, watch: callbacks.StepWatch, start: train_start.Start) ->
             "Lower the learning_rate or add warmup_steps; it goes on from the last checkpoint.",
             {"step": str(int(watch.bad_loss[0])), "cause": "loss"},
         )
+
+
+def _smaller(error: StepError, settings: TrainSettings) -> StepError:
+    """Out of the device's memory: the command that resumes with smaller passes over the same rows."""
+    parts = settings.finer(compat.process_count())
+    if error.reason == "DEVICE_OUT_OF_MEMORY" and parts:
+        job = (os.environ.get("MOAI_JOB") or "").rpartition("/")[2] or "last"
+        error.details["gradient_accumulation"] = str(parts)
+        error.next = "moai remote resume {} --set gradient_accumulation={}".format(job, parts)
+    return error
 
 
 def _save(trainer: Any, settings: TrainSettings) -> None:

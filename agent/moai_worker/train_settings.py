@@ -148,6 +148,12 @@ class TrainSettings:
             )
         return self.batch_size // parts
 
+    def finer(self, processes: int) -> Optional[int]:
+        """The next larger ``gradient_accumulation`` that divides ``batch_size``; None when a pass is one row."""
+        rows = self.batch_size // processes
+        larger = range(self.gradient_accumulation + 1, rows + 1)
+        return next((parts for parts in larger if rows % parts == 0), None)
+
     def as_dict(self) -> Dict[str, Any]:
         """All values, for ``moai-training.json``; the control folder and the card's words are left out."""
         return {key: value for key, value in vars(self).items() if key not in ("control", "card")}

@@ -9,7 +9,11 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from . import checkpoints, compat
 from .errors import StepError
+from .jobdir import read_json, write_json
 from .train_settings import TrainSettings
+
+#: In the checkpoints folder: which job began at which checkpoint.
+_BEGUN = "moai-begun.json"
 
 Rejected = List[Tuple[checkpoints.Checkpoint, str]]
 
@@ -37,14 +41,14 @@ def choose(
         The start, and the incomplete checkpoints with what they lack.
 
     Raises:
-        StepError: CHECKPOINT_NOT_FOUND, USAGE (belongs to another run), UNSUPPORTED (the installed
+        StepError: CHECKPOINT_NOT_FOUND, CHECKPOINT_MISMATCH (another run's), UNSUPPORTED (the installed
             libraries cannot load it).
     """
     if settings.resume is False:
         compat.gather(None)
         return Start(0, None), []
     rejected: Rejected = []
-    if isinstance(settings.resume, str):
+    if isinstance(settings.resume, str) and not _begun(settings.resume, folder):
         chosen: Optional[checkpoints.Checkpoint] = checkpoints.named(settings.resume)
     else:
         chosen, rejected = checkpoints.newest_complete(folder)
@@ -57,7 +61,7 @@ def choose(
     different = checkpoints.differences(chosen.path, identity)
     if different:
         raise StepError(
-            "USAGE",
+            "CHECKPOINT_MISMATCH",
             "{} belongs to another run ({}).".format(chosen.path, "; ".join(different)),
             "Use another output folder, the earlier settings, or resume=false to start over.",
         )
@@ -109,15 +113,32 @@ def _common(
     return checkpoints.Checkpoint(best, path), rejected + newer
 
 
-def tidy(settings: TrainSettings, folder: str, rejected: Rejected, report: Any) -> None:
+def tidy(settings: TrainSettings, folder: str, start: Start, rejected: Rejected, report: Any) -> None:
     """Leave only checkpoints that may be chosen next time."""
     if settings.resume is False:
         aside = checkpoints.set_aside(folder)
         if aside:
             report.message("Starting over; the earlier checkpoints are now in {}.".format(aside))
+    if isinstance(settings.resume, str) and start.path and not _begun(settings.resume, folder):
+        os.makedirs(folder, exist_ok=True)
+        aside = checkpoints.set_aside_after(folder, start.step)
+        if aside:
+            text = "Going on from step {}; later checkpoints are now in {}.".format(start.step, aside)
+            report.message(text, level="warning")
+        write_json(os.path.join(folder, _BEGUN), {"from": settings.resume, "job": _job()})
     for item, why in rejected:
         report.message(
             "Checkpoint {} is not complete ({}) and was removed.".format(item.path, why), level="warning"
         )
         checkpoints.remove(item.path)
     os.makedirs(folder, exist_ok=True)
+
+
+def _job() -> str:
+    return os.environ.get("MOAI_JOB") or ""
+
+
+def _begun(asked: str, folder: str) -> bool:
+    """Whether this very job has begun at the checkpoint it was told: started again, it takes its newest."""
+    begun = read_json(os.path.join(folder, _BEGUN)) or {}
+    return bool(_job()) and (begun.get("from"), begun.get("job")) == (asked, _job())

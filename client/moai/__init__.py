@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from moai._link.client import prepare_links as prepare_links
     from moai._options import JobOptions as JobOptions
     from moai._options import owner as owner
+    from moai._options import split_git as split_git
     from moai._paths import cache_folder as cache_folder
     from moai._project import Project as Project
     from moai._project import load_project as load_project
@@ -102,6 +103,8 @@ if TYPE_CHECKING:
     from moai._types import Reason as Reason
     from moai._types import Repair as Repair
     from moai._types import Report as Report
+    from moai._types import ResumePlan as ResumePlan
+    from moai._types import SettingChange as SettingChange
     from moai._types import Step as Step
     from moai._types import TrainingNeeds as TrainingNeeds
     from moai._types import TrainingPlan as TrainingPlan
@@ -130,15 +133,15 @@ _HOMES = {
     "moai._index": "environment_names known_jobs",
     "moai._job": "Job wait_all",
     "moai._link.client": "prepare_links",
-    "moai._options": "JobOptions owner",
+    "moai._options": "JobOptions owner split_git",
     "moai._paths": "cache_folder",
     "moai._repeat": "ProjectEdit edit_project",
     "moai._uninstall": "Trace traces uninstall",
     "moai._tutorials": "Pin Tutorial tutorial tutorials",
     "moai._types": (
         "Change Check Concern Device DeviceProcess DeviceReport DownloadPlan Environment Event Figure FileEntry "
-        "Flavor HostInfo InstallPlan JobInfo LogChunk Mount PlannedFile Progress Reason Repair Report Step TrainingNeeds "
-        "TrainingPlan"
+        "Flavor HostInfo InstallPlan JobInfo LogChunk Mount PlannedFile Progress Reason Repair Report ResumePlan SettingChange "
+        "Step TrainingNeeds TrainingPlan"
     ),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}

@@ -16,7 +16,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from fnmatch import fnmatch
+from fnmatch import fnmatch, translate
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -41,6 +41,7 @@ SKIPPED = (
     ".git", ".env", ".env.*", "__pycache__", ".venv", "node_modules", "id_rsa", "id_dsa", "id_ecdsa", "id_ed25519", "id_*_sk",
     "*.pem", "*.ppk",
 )  # fmt: skip
+_SKIPPED = re.compile("|".join(f"(?:{translate(pattern)})" for pattern in SKIPPED))
 #: Controls, half characters, line ends and what reorders text (UAX 9): no name written here holds them.
 _REFUSED = ("Cc", "Cs", "Zl", "Zp")
 _BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -309,7 +310,7 @@ def _check_sendable(path: Path) -> None:
 
 def is_skipped(name: str) -> bool:
     """Whether a name never travels."""
-    return any(fnmatch(name, pattern) for pattern in SKIPPED)
+    return _SKIPPED.match(name) is not None
 
 
 def _push_one(session: Session, local: Path, target: str, name: str, shown: str, say: Report | None, sha256: str = "") -> str:
@@ -342,7 +343,7 @@ def _push_one(session: Session, local: Path, target: str, name: str, shown: str,
     return str(answer.path)
 
 
-def file_digest(path: Path) -> str:
+def file_digest(path: Path | str) -> str:
     """Hex SHA-256 of a file."""
     digest = hashlib.sha256()
     with open(path, "rb") as source:

@@ -25,6 +25,8 @@ _STUB = training_pb2_grpc.TrainingServiceStub
 _OPEN_S = 60.0
 #: Labels of a member's job.
 LABEL, HOSTS_LABEL = "group", "group_hosts"
+#: Times a member starts its training again unless another number is asked for.
+RETRIES = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +87,8 @@ def train(
         own = dataclasses.replace(
             options,
             request_id=f"{group}.{rank}"[-128:],
+            # A member that fails takes the others with it: all of them start again and meet at the same place.
+            retries=options.retries or RETRIES,
             labels={**options.labels, LABEL: group, HOSTS_LABEL: ",".join(names)},
         )
         place = training_pb2.TrainingGroup(
@@ -98,6 +102,24 @@ def train(
             job.cancel()
         started.check()
     return [started.ok[name] for name in names]
+
+
+def resume(job: Job, settings: Mapping[str, Any], options: JobOptions, force: bool, start_from: str) -> list[Job]:
+    """Resume a job and, of a training over several containers, all of its members: the given job's first."""
+    others = members(job)
+    if not others:
+        return [job.resume(settings, options, force, start_from)]
+    hosts = (job.spec_and_plan()[0].get("labels") or {})[HOSTS_LABEL]
+    group = options.request_id or new_request_id()
+    return [
+        one.resume(
+            settings,
+            dataclasses.replace(options, request_id=f"{group}.{rank}"[-128:], labels={LABEL: group, HOSTS_LABEL: hosts}),
+            force,
+            start_from,
+        )
+        for rank, one in enumerate([job, *others])
+    ]
 
 
 def members(job: Job) -> list[Job]:

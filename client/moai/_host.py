@@ -245,7 +245,7 @@ class Host(AfterTraining, DeviceControl, Housekeeping):
         message = options.message(self.config, takes_code=True)
         if options.code:
             message.snapshot, message.snapshot_folder = self.send_code(options.code, options.work)
-        else:
+        elif not options.git:
             _submit.refuse_missing_script(self, arguments, options)
         request = job_pb2.RunCommandRequest(
             options=message,

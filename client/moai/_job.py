@@ -18,7 +18,7 @@ from moai import _convert, _index
 from moai._errors import ENDINGS, MoaiError, WaitTimeout
 from moai._follow import Follower, LinkReport
 from moai._options import JobOptions, owner, setting, with_token
-from moai._types import Event, FileEntry, JobInfo, LogChunk, Report
+from moai._types import Event, FileEntry, JobInfo, LogChunk, Report, ResumePlan, SettingChange
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -160,6 +160,14 @@ class Job:
         self.info = _convert.job(self.host.name, answer.job)
         return self.info
 
+    def resume_all(
+        self, settings: Mapping[str, Any] | None = None, options: JobOptions | None = None, force: bool = False, start_from: str = ""
+    ) -> list[Job]:
+        """``resume``, and of a training over several containers every member's too: this job's new one first."""
+        from moai import _group
+
+        return _group.resume(self, settings or {}, options or JobOptions(), force, start_from)
+
     def members(self) -> list[Job]:
         """The other jobs of a training over several containers; empty for any other job."""
         from moai import _group
@@ -198,21 +206,77 @@ class Job:
         self.host.session.call(_STUB, "SignalJob", request)
 
     def resume(
-        self, settings: Mapping[str, Any] | None = None, options: JobOptions | None = None, force: bool = False
+        self,
+        settings: Mapping[str, Any] | None = None,
+        options: JobOptions | None = None,
+        force: bool = False,
+        start_from: str = "",
     ) -> Job:
-        """A new job, linked to this ended one, that goes on from its newest checkpoint.
+        """A new job, linked to this ended one, that goes on from a checkpoint; a command starts again.
 
         Args:
             settings: settings of the recipe to change, for example ``{"max_steps": 40}``.
+            start_from: ``latest`` (default), a step, or a checkpoint's folder on the container.
+
+        Raises MoaiError: CHECKPOINT_MISMATCH (the message names the setting), CHECKPOINT_NOT_FOUND (it names
+        the steps there), SECRET_NEEDED (a command's secrets are given again), JOB_ACTIVE.
         """
+        return self.host.made(self._resume(settings, options, force, start_from, False).job)
+
+    def plan_resume(self, settings: Mapping[str, Any] | None = None, start_from: str = "", force: bool = False) -> ResumePlan:
+        """What ``resume`` would change and where it would begin; starts nothing, refuses the same."""
+        answer = self._resume(settings, None, force, start_from, True)
+        changes = tuple(
+            SettingChange(c.name, json.loads(c.old_value) if c.old_value else None, json.loads(c.new_value)) for c in answer.changes
+        )
+        return ResumePlan(changes, tuple(answer.fixed_settings), answer.text)
+
+    def _resume(
+        self, settings: Mapping[str, Any] | None, options: JobOptions | None, force: bool, start_from: str, dry_run: bool
+    ) -> job_pb2.ResumeJobResponse:
         request = job_pb2.ResumeJobRequest(
             job=self.id,
             options=with_token(options or JobOptions()).message(self.host.config),
             settings={k: setting(v) for k, v in (settings or {}).items()},
             force=force,
+            start_from=start_from,
+            dry_run=dry_run,
         )
-        answer = self.host.session.call(_STUB, "ResumeJob", request)
-        return self.host.made(answer.job)
+        answer: job_pb2.ResumeJobResponse = self.host.session.call(_STUB, "ResumeJob", request, timeout_s=120.0)
+        return answer
+
+    def smaller_passes(self) -> dict[str, Any]:
+        """Settings to resume with after the device ran out of memory: smaller passes over the same rows a step.
+
+        ``{}`` where it did not, for a command, or when a pass is one row already.
+        """
+        if self.info.reason is None or self.info.reason.code != "DEVICE_OUT_OF_MEMORY":
+            return {}
+        told = self.info.reason.details.get("gradient_accumulation")
+        if told:
+            return {"gradient_accumulation": int(told)}
+        inputs = next((s["inputs"] for s in self.spec_and_plan()[1].get("steps", []) if s.get("module") == "train"), None)
+        if inputs is None:
+            return {}
+        values = {**inputs, **(inputs.get("settings") or {})}
+        rows, parts = int(values.get("batch_size") or 8), int(values.get("gradient_accumulation") or 1)
+        finer = next((n for n in range(parts + 1, rows + 1) if rows % n == 0), None)
+        return {"gradient_accumulation": finer} if finer else {}
+
+    def again(self, settings: Mapping[str, Any] | None = None, options: JobOptions | None = None, on: Host | None = None) -> Job:
+        """The same job once more: same request, code and environment; a new id and a new result folder.
+
+        Args:
+            settings: of the recipe, other than before. options: what else is said anew; secrets are given
+                again here. on: another container: code and the laptop's files are sent there, and the
+                host's ``say`` is told what does not travel.
+
+        Raises MoaiError: UNSUPPORTED (its request was not kept, or settings for a command), SECRET_NEEDED,
+        FILE_NOT_FOUND (its code was cleared away).
+        """
+        from moai import _again
+
+        return _again.again(self, on, settings, options, (on or self.host).session.say)
 
     # -- results -------------------------------------------------------------------------------
 

@@ -46,12 +46,13 @@ class JobOptions:
         max_duration_s: of the whole job; 0 = no limit. request_id: 8 to 128 of ``[A-Za-z0-9_.-]``;
         repeating a request with the same id finds the first job. setup: shell lines run before each
         command. work: folder for models, datasets and results. code: a folder of the laptop; the command
-        runs in a copy of it (a snapshot, ``moai.Host.send_code``). labels: kept with the job, for people and tools.
-        wait_for_access: a gated repository is asked for again until access is granted, for ``max_duration_s``
-        or else 24 hours.
-        runs in a copy of it (a snapshot, ``moai.Host.send_code``). retries: times a failed step is run again, 0 to
-        100. stop_on: watchers that end the job (``WATCHERS``); the others only warn. on_finish: shell command
-        there when the job ends or stalls. webhook: address that is sent the same as JSON; kept in memory only.
+        runs in a copy of it (a snapshot, ``moai.Host.send_code``). git: a repository the container clones
+        instead; git_revision: branch, tag or commit of it; git_submodules: those too; the secret
+        GIT_TOKEN opens it. labels: kept with the job, for people and tools. wait_for_access: a gated repository
+        is asked for again until access is granted, for ``max_duration_s`` or else 24 hours. retries: times a
+        failed step is run again, 0 to 100. stop_on: watchers that end the job (``WATCHERS``); the others only
+        warn. on_finish: shell command there when the job ends or stalls. webhook: address that is sent the
+        same as JSON; kept in memory only.
     """
 
     name: str = ""
@@ -71,6 +72,9 @@ class JobOptions:
     stop_on: Sequence[str] = ()
     on_finish: str = ""
     webhook: str = field(default="", repr=False)
+    git: str = ""
+    git_revision: str = ""
+    git_submodules: bool = False
 
     def message(self, host: HostConfig, takes_code: bool = False) -> job_pb2.JobOptions:
         """The wire form, completed from the host's settings. Raises MoaiError (USAGE)."""
@@ -90,7 +94,14 @@ class JobOptions:
             raise MoaiError("USAGE", f"{self.code} would be sent, and only a command runs in a copy of it", "leave code out, or use run")
         if self.code and self.workdir:
             raise MoaiError("USAGE", "a folder to sync and a working folder there were both given", "leave out --workdir, or --sync")
+        if self.git and not takes_code:
+            raise MoaiError("USAGE", f"{self.git} would be cloned, and only a command runs in a copy of it", "leave git out, or use run")
+        if self.git and (self.code or self.workdir):
+            raise MoaiError("USAGE", "a git repository and another folder to run in were both given", "leave out --sync and --workdir, or --git")
         return job_pb2.JobOptions(
+            git_url=self.git,
+            git_revision=self.git_revision,
+            git_submodules_wanted=self.git_submodules,
             request_id=request_id,
             name=self.name,
             owner=owner(),
@@ -120,6 +131,16 @@ class JobOptions:
         if self.webhook and not self.webhook.startswith(("http://", "https://")):
             # The address may hold a secret, so it is not repeated.
             raise MoaiError("USAGE", "the webhook is no http:// or https:// address", "--webhook https://HOST/PATH")
+
+
+def split_git(text: str) -> tuple[str, str]:
+    """``URL[@REV]`` as (URL, REV): the ``@`` of ``user@host`` belongs to the address."""
+    head = re.match(r"^(?:\w+://[^/]*|[\w.-]+@[\w.-]+:)", text)
+    start = head.end() if head else 0
+    path, at, revision = text[start:].partition("@")
+    if at and not revision:
+        raise MoaiError("USAGE", f"{text} names no revision after the @", "URL@BRANCH, URL@TAG or URL@COMMIT")
+    return text[:start] + path, revision
 
 
 def new_request_id() -> str:

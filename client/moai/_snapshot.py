@@ -12,14 +12,15 @@ import os
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moai_proto.v1 import file_pb2, file_pb2_grpc
 
-from moai import _files
+from moai import _digests, _files
 from moai._errors import MoaiError
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 MAX_FILES = 20000
 MAX_FILE_BYTES = 64 * 1024 * 1024
 MAX_BYTES = 1024 * 1024 * 1024
+#: More than this to send is said first.
+LARGE_BYTES = 100 * 1000 * 1000
 _CHUNK = 512 * 1024
 _GIT_S = 60.0
 _RETRIES = 3
@@ -44,7 +47,7 @@ class Code:
     root: Path
     inside: str
     files: tuple[file_pb2.SnapshotFile, ...]
-    sources: dict[str, Path | bytes]
+    sources: dict[str, str | bytes]
     size_bytes: int
     left_out: tuple[str, ...]
 
@@ -58,32 +61,40 @@ def collect(folder: Path) -> Code:
     root = Path(os.fsdecode(top.rstrip(b"\n"))) if top else folder
     inside = folder.relative_to(root).as_posix() if folder != root else ""
     files: dict[str, file_pb2.SnapshotFile] = {}
-    sources: dict[str, Path | bytes] = {}
+    sources: dict[str, str | bytes] = {}
     left_out: list[str] = []
     total = 0
-    for relative in _names(root, bool(top)):
-        if relative.startswith(".moai/"):
-            continue  # Ours: what was recorded of another copy, and its mark of being whole.
-        path = root / relative
-        try:
-            facts = path.lstat()
-        except FileNotFoundError:
-            continue  # Deleted, but still in git's index.
-        if not stat.S_ISREG(facts.st_mode) or any(_files.is_skipped(part) for part in Path(relative).parts):
-            left_out.append(relative)
-            continue
-        total += facts.st_size
-        _check(root, relative, facts.st_size, total, len(files))
-        with _files.on_laptop():
-            digest = _files.file_digest(path)
-        files[relative] = file_pb2.SnapshotFile(
-            path=relative, sha256=digest, size_bytes=facts.st_size, executable=bool(facts.st_mode & stat.S_IXUSR)
-        )
-        sources[digest] = path
+    # Beside the reading of files: git looks at all of them too.
+    with ThreadPoolExecutor(1) as beside, _files.on_laptop():
+        record = beside.submit(lambda: list(_record(root))) if top else None
+        digests = _digests.Digests(root)
+        skipped: dict[str, bool] = {}
+        for relative in _names(root, bool(top)):
+            if relative.startswith(".moai/"):
+                continue  # Ours: what was recorded of another copy, and its mark of being whole.
+            path = f"{root}/{relative}"
+            try:
+                facts = os.lstat(path)
+            except FileNotFoundError:
+                continue  # Deleted, but still in git's index.
+            folder_name, _, name = relative.rpartition("/")
+            if folder_name not in skipped:
+                skipped[folder_name] = any(_files.is_skipped(part) for part in folder_name.split("/"))
+            if not stat.S_ISREG(facts.st_mode) or skipped[folder_name] or _files.is_skipped(name):
+                left_out.append(relative)
+                continue
+            total += facts.st_size
+            _check(root, relative, facts.st_size, total, len(files))
+            digest = digests.of(relative, path, facts)
+            files[relative] = file_pb2.SnapshotFile(
+                path=relative, sha256=digest, size_bytes=facts.st_size, executable=bool(facts.st_mode & stat.S_IXUSR)
+            )
+            sources[digest] = path
+        digests.save()
     if not files:
         raise MoaiError("FILE_NOT_HERE", f"{folder} holds no file to send", f"these never travel: {', '.join(_files.SKIPPED)}, and what .gitignore names")
-    if top:
-        for name, content in _record(root):
+    if record is not None:
+        for name, content in record.result():
             digest = hashlib.sha256(content).hexdigest()
             files[name] = file_pb2.SnapshotFile(path=name, sha256=digest, size_bytes=len(content))
             sources[digest] = content
@@ -91,35 +102,82 @@ def collect(folder: Path) -> Code:
     return Code(root, inside, tuple(files[name] for name in sorted(files)), sources, total, tuple(left_out))
 
 
+@dataclass(frozen=True)
+class Sent:
+    """The snapshot's id there, and the digests that had to travel."""
+
+    id: str
+    digests: tuple[str, ...]
+
+
 def send(session: Session, code: Code, work: str) -> str:
     """Register it on the container and send what is missing there; its id. Raises MoaiError.
 
-    A file that changes while it is read is refused there by its digest (DOWNLOAD_CORRUPT).
+    Says first how much that is when it is much. A file that changes while it is read is refused there by
+    its digest (DOWNLOAD_CORRUPT).
     """
-    request = file_pb2.PlanSnapshotRequest(files=code.files, work=work)
+
+    def contents(digests: list[str], work: str) -> Iterator[file_pb2.PutContentsRequest]:
+        for digest in digests:
+            source = code.sources[digest]
+            yield from pieces(digest, Path(source).read_bytes() if isinstance(source, str) else source, work)
+
+    return send_files(session, code.files, contents, work, str(code.root), lambda missing: _warn(session, code, missing)).id
+
+
+def send_files(
+    session: Session,
+    files: Sequence[file_pb2.SnapshotFile],
+    contents: Callable[[list[str], str], Iterator[file_pb2.PutContentsRequest]],
+    work: str,
+    what: str,
+    before: Callable[[list[str]], None] | None = None,
+) -> Sent:
+    """Register files and send what is missing.
+
+    Args:
+        contents: the pieces of the digests it is given. what: whose files, for an error.
+        before: told the digests that are missing, before the first is sent.
+    """
+    request = file_pb2.PlanSnapshotRequest(files=files, work=work)
     answer = session.call(file_pb2_grpc.FileServiceStub, "PlanSnapshot", request, timeout_s=120.0)
+    travelled = tuple(answer.missing)
+    if travelled and before is not None:
+        before(list(travelled))
     for _ in range(_RETRIES):
         missing = list(answer.missing)
         if not missing:
             break
         with _files.on_laptop():
-            session.upload(
-                file_pb2_grpc.FileServiceStub, "PutContents", lambda: _contents(code, missing, work), timeout_s=3600.0  # noqa: B023
+            stored = session.upload(
+                file_pb2_grpc.FileServiceStub, "PutContents", lambda: contents(missing, work), timeout_s=3600.0  # noqa: B023
             )
+        if stored.count == len(missing):
+            return Sent(str(answer.id), travelled)  # Each was compared with its digest there.
         answer = session.call(file_pb2_grpc.FileServiceStub, "PlanSnapshot", request, timeout_s=120.0)
     if answer.missing:
-        raise MoaiError("DOWNLOAD_CORRUPT", f"{len(answer.missing)} files of {code.root} did not arrive", "submit again")
-    return str(answer.id)
+        raise MoaiError("DOWNLOAD_CORRUPT", f"{len(answer.missing)} files of {what} did not arrive", "submit again")
+    return Sent(str(answer.id), travelled)
 
 
-def _contents(code: Code, missing: list[str], work: str) -> Iterator[file_pb2.PutContentsRequest]:
-    for digest in missing:
-        source = code.sources[digest]
-        content = source.read_bytes() if isinstance(source, Path) else source
-        for start in range(0, len(content) or 1, _CHUNK):
-            piece = content[start : start + _CHUNK]
-            last = start + _CHUNK >= len(content)
-            yield file_pb2.PutContentsRequest(sha256=digest if start == 0 else "", data=piece, last=last, work=work)
+def pieces(digest: str, content: bytes, work: str) -> Iterator[file_pb2.PutContentsRequest]:
+    """One content as messages of PutContents."""
+    for start in range(0, len(content) or 1, _CHUNK):
+        piece = content[start : start + _CHUNK]
+        last = start + _CHUNK >= len(content)
+        yield file_pb2.PutContentsRequest(sha256=digest if start == 0 else "", data=piece, last=last, work=work)
+
+
+def _warn(session: Session, code: Code, missing: list[str]) -> None:
+    """Much code is mostly data that nobody meant to send: say how much, and which files are the largest."""
+    wanted = set(missing)
+    sizes = {file.sha256: file for file in code.files if file.sha256 in wanted}
+    total = sum(file.size_bytes for file in sizes.values())
+    if total <= LARGE_BYTES:
+        return
+    largest = sorted(sizes.values(), key=lambda file: -file.size_bytes)[:3]
+    named = ", ".join(f"{file.path} {file.size_bytes / 1e6:.0f} MB" for file in largest)
+    session.say(f"warning: {total / 1e6:.0f} MB of code in {len(sizes)} files are sent; largest: {named}; what is data belongs into {code.root}/.gitignore")
 
 
 def _check(root: Path, relative: str, size: int, total: int, count: int) -> None:

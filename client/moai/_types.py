@@ -153,6 +153,32 @@ class JobInfo:
 
 
 @dataclass(frozen=True)
+class SettingChange:
+    """A setting of a resumed recipe; ``old`` is None where it was not set."""
+
+    name: str
+    old: Any
+    new: Any
+
+
+@dataclass(frozen=True)
+class ResumePlan:
+    """What a resume would do: ``changes``, settings that cannot change any more, and where it begins (``text``)."""
+
+    changes: tuple[SettingChange, ...]
+    fixed: tuple[str, ...]
+    text: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """``moai.resume-plan/1`` without its head."""
+        return {
+            "text": self.text,
+            "changes": [{"name": c.name, "old": c.old, "new": c.new} for c in self.changes],
+            "fixed": list(self.fixed),
+        }
+
+
+@dataclass(frozen=True)
 class Event:
     """One event of a job's journal; ``sequence`` is 1..N without gap.
 

@@ -396,6 +396,11 @@ def test_a_job_in_every_document_that_shows_it(local):
 
 def test_a_resumed_job_names_its_parent(local):
     first = submitted(local, "true")
+    plan = document(local.moai("remote", "resume", first, "--dry-run", "--json"), "resume-plan-1")
+    assert plan["changes"] == plan["fixed"] == [] and "started again" in plan["text"]
+    failure(local.moai("remote", "resume", first, "--json", "--set", "a=1"), "UNSUPPORTED", 1)
+    again = document(local.moai("remote", "again", first, "--detach", "--json"), "job-1")
+    assert again["parent"] is None and again["job"] != first
     events, _ = stream(local.moai("remote", "resume", first, "--json"))
     assert document(local.moai("remote", "show", events[0]["job"], "--json"), "job-1")["parent"] == first
     assert document(local.moai("remote", "show", first, "--json"), "job-1")["parent"] is None

@@ -106,3 +106,64 @@ def test_what_is_no_folder_is_said(tmp_path, name):
 def test_an_empty_folder_is_said(tmp_path):
     with pytest.raises(moai.MoaiError, match="holds no file"):
         _snapshot.collect(tmp_path)
+
+
+def test_much_code_is_said_before_it_is_sent_with_its_largest_files(repository, monkeypatch):
+    from moai_proto.v1 import file_pb2
+
+    said = []
+
+    class Session:
+        """A container that has one of the files."""
+
+        def call(self, stub, method, request, timeout_s):
+            missing = [] if said and said[-1] == "sent" else [f.sha256 for f in request.files if f.path != "new_py"]
+            return file_pb2.PlanSnapshotResponse(id="a" * 32, missing=missing)
+
+        def upload(self, stub, method, requests, timeout_s):
+            said.append("sent")
+            return file_pb2.PutContentsResponse(count=sum(1 for one in requests() if one.last))
+
+        def say(self, text):
+            said.append(text)
+
+    code = _snapshot.collect(repository)
+    _snapshot.send(Session(), code, "")
+    assert said == ["sent"]
+    said.clear()
+    monkeypatch.setattr(_snapshot, "LARGE_BYTES", 10)
+    _snapshot.send(Session(), code, "")
+    assert said[1:] == ["sent"] and said[0].startswith("warning: ") and ".moai/dirty.diff" in said[0] and "new_py" not in said[0]
+
+
+def test_only_what_changed_is_read_again_and_a_fresh_change_is_never_missed(tmp_path, monkeypatch):
+    import os
+    import time
+
+    from moai import _digests, _files
+
+    monkeypatch.setenv("MOAI_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "code"
+    folder.mkdir()
+    write(folder, old="1", other="2")
+    past = time.time() - 100
+    for name in ("old", "other"):
+        os.utime(folder / name, (past, past))
+    monkeypatch.setattr(_digests, "_GRAIN_NS", 0)
+    first = _snapshot.collect(folder)
+    read = []
+    digest = _files.file_digest
+    monkeypatch.setattr(_files, "file_digest", lambda path: read.append(os.path.basename(path)) or digest(path))
+    assert _snapshot.collect(folder).files == first.files and read == []
+    (folder / "other").write_text("3")
+    os.utime(folder / "other", (past, past))
+    assert _snapshot.collect(folder).files != first.files and read == ["other"], "size and time as before, another change time"
+    # Written within the clock's grain of the reading, a file is read again the next time.
+    monkeypatch.setattr(_digests, "_GRAIN_NS", 10**18)
+    (folder / "other").write_text("4")
+    for _ in range(2):
+        read.clear()
+        _snapshot.collect(folder)
+        assert read == ["other"]
+    next((tmp_path / "cache" / "digests").iterdir()).write_text("{broken")
+    assert _snapshot.collect(folder).files

@@ -1,5 +1,6 @@
 """``--sync``: a command runs in its own copy of the laptop's folder, of which only changes travel."""
 
+import json
 import subprocess
 
 import moai
@@ -170,3 +171,100 @@ def test_a_copy_that_is_sent_again_is_copied_whole(box, project):
     (project / ".moai" / "snapshot").write_text("x" * 32 + "\n")
     done = box.moai("remote", "run", "--sync", str(project), "--", "sh", "main.sh")
     assert done.returncode == 0 and done.stdout.startswith(b"first\n") and b"xxxx" not in done.stdout
+
+
+@pytest.fixture
+def repository(project, tmp_path):
+    """The project as a git repository; its first commit."""
+    who = ["git", "-C", str(project), "-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
+    for words in (["init", "-q"], ["checkout", "-qb", "main"], ["add", "."], ["commit", "-qm", "one"]):
+        subprocess.run([*who, *words], check=True)
+    head = subprocess.run([*who, "rev-parse", "HEAD"], check=True, capture_output=True).stdout.decode().strip()
+
+    def change(text):
+        (project / "lib" / "part.txt").write_text(text)
+        subprocess.run([*who, "commit", "-qam", text], check=True)
+
+    return project, head, change
+
+
+def test_a_command_runs_in_a_clone_that_the_container_makes(box, repository):
+    folder, head, change = repository
+    words = ("--secret", "GIT_TOKEN", "--secret", "OTHER")
+    script = "cat lib/part.txt; git rev-parse HEAD; echo token=$GIT_TOKEN other=$OTHER; [ -e again ] || { touch again; exit 1; }"
+    failed = box.moai("remote", "run", "--git", f"{folder}@main", *words, "--", "sh", "-c", script, GIT_TOKEN="canary", OTHER="x")
+    assert failed.returncode == 3 and failed.stdout.decode().split("\n")[:3] == ["first", head, "token= other=x"], failed.stderr
+    change("second\n")
+    shown = json.loads(box.moai("remote", "show", "last", "--json").stdout)
+    assert shown["spec"]["git"] == {"url": str(folder), "revision": "main", "commit": head}
+    resumed = box.moai("remote", "resume", "last", OTHER="y")
+    assert resumed.returncode == 0 and resumed.stdout.decode().split("\n")[:3] == ["first", head, "token= other=y"], resumed.stderr
+    again = box.moai("remote", "again", shown["job"], OTHER="z")
+    assert again.returncode == 3 and again.stdout.decode().split("\n")[:3] == ["first", head, "token= other=z"], again.stderr
+    newer = box.moai("remote", "train", "--git", str(folder), "--", "cat", "lib/part.txt")
+    assert newer.stdout == b"second\n", newer.stderr
+
+
+def test_a_clone_that_cannot_be_made_says_why(box, repository):
+    folder, _, _ = repository
+    done = box.moai("remote", "run", "--git", f"{folder}@mian", "--", "true")
+    assert done.returncode == 3 and b"REVISION_NOT_FOUND" in done.stderr and b"main" in done.stderr
+    for more in (["--sync", str(folder)], ["--workdir", "~"]):
+        done = box.moai("remote", "run", "--git", str(folder), *more, "--", "true")
+        assert done.returncode == 2 and b"--git clones its own copy" in done.stderr
+    done = box.moai("remote", "run", "--git", "https://me:secret@example.org/a", "--json", "--", "true")
+    error = json.loads(done.stdout)
+    assert done.returncode == 2 and "GIT_TOKEN" in error["next"] and "secret@" not in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("https://h/o/r@main", ("https://h/o/r", "main")), ("https://u@h/o/r", ("https://u@h/o/r", "")),
+        ("git@h:o/r.git@feature/x", ("git@h:o/r.git", "feature/x")), ("ssh://git@h:22/o/r@v1", ("ssh://git@h:22/o/r", "v1")), ("/a/b@c", ("/a/b", "c")),
+    ],
+)  # fmt: skip
+def test_the_at_of_a_user_is_not_the_one_of_a_revision(text, expected):
+    assert moai.split_git(text) == expected
+
+
+def test_a_tutorials_trainer_runs_unmodified_and_must_leave_what_was_expected(box, project):
+    """Lines as loguru prints them in the platform's tutorials; evaluation fails after the last step."""
+    (project / "train.py").write_text(
+        "import sys, pathlib\n"
+        "line = '2024-07-12 05:10:1{0} | INFO     | __main__:main:140 - [Step {0}/4] | Loss: {1} | Duration: 5.00 | Throughput: 104857.60 tokens/sec'\n"
+        "for step in range(1, 5): print(line.format(step, 4.5 - step), flush=True)\n"
+        "if 'fail' in sys.argv: raise ValueError('eval set is empty')\n"
+        "if 'caught' in sys.argv: print('Traceback (most recent call last):\\nValueError: eval set is empty')\n"
+        "if 'save' in sys.argv: pathlib.Path('model.bin').write_text('x')\n"
+    )
+
+    def train(*more, words=()):
+        return box.moai("remote", "train", "--sync", str(project), "--expect", "model.bin", *words, "--json", "--", "python3", "train.py", *more)
+
+    def ended(done):
+        events = [json.loads(line) for line in done.stdout.splitlines()]
+        metrics = [e["data"] for e in events if e["type"] == "metric" and "loss" in e["data"]["values"]]
+        assert [(m["step"], m["total"], m["values"]["printed_tokens_per_second"]) for m in metrics] == [(n, 4, 104857.6) for n in range(1, 5)]
+        return (events[-1]["data"]["reason"] or {}).get("code"), (events[-1]["data"]["reason"] or {}).get("message", "")
+
+    assert ended(train("save", "--batch-size", "512")) == (None, "")
+    missing = ended(train())
+    assert missing[0] == "OUTPUT_MISSING" and "model.bin" in missing[1]
+    failed = ended(train("save", "fail"))
+    assert failed[0] == "COMMAND_FAILED" and "eval set is empty" in failed[1]
+    caught = ended(train("save", "caught"))
+    assert caught[0] == "FATAL_LINE" and "eval set is empty" in caught[1]
+    assert ended(train("save", "caught", words=["--trust-exit-code"])) == (None, "")
+
+
+def test_a_pattern_of_ones_own_from_moai_toml(box, project):
+    (project / "moai.toml").write_text("sync = \".\"\n[log]\npattern = '^it=(?P<step>\\d+) of (?P<total>\\d+) L=(?P<loss>[\\d.]+)'\n")
+    done = subprocess.run(
+        [*box.laptop.argv, "remote", "train", "--json", "--", "sh", "-c", "for n in 1 2 3; do echo it=$n of 3 L=2.$n; done"],
+        env=box.laptop.env, cwd=project, stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    found = [(e["data"]["step"], e["data"]["values"]["loss"]) for e in events if e["type"] == "metric" and "loss" in e["data"]["values"]]
+    assert found == [(1, 2.1), (2, 2.2), (3, 2.3)]

@@ -150,14 +150,44 @@ def test_a_killed_training_is_resumed_at_the_right_step(box):
     assert ended.returncode == 3 and json.loads(ended.stdout)["reason"]["code"] == "COMMAND_KILLED"
     last = max(int(p.name.split("-")[1]) for p in output.glob("checkpoints/checkpoint-*") if p.name.split("-")[1].isdigit())
 
-    resumed = box.moai("remote", "resume", job, "--set", f"max_steps={last + 8}", "--json")
+    refused = box.moai("remote", "resume", job, "--set", "batch_size=2", "--set", "lora.r=4", "--json")
+    assert refused.returncode == 1, refused.stderr.decode()
+    error = json.loads(refused.stdout)
+    assert error["reason"] == "CHECKPOINT_MISMATCH"
+    assert "batch_size (4 -> 2), lora.r (8 -> 4)" in error["message"] and "gradient_accumulation=N" in error["next"]
+    missing = json.loads(box.moai("remote", "resume", job, "--from", "7", "--json").stdout)
+    assert missing["reason"] == "CHECKPOINT_NOT_FOUND"
+    whole = int(missing["next"].split()[1])  # The newest may have been cut short by the kill.
+    assert whole in (last, last - 5) and missing["next"].startswith(f"--from {whole} (steps there: ")
+    shown = box.moai("remote", "resume", job, "--set", "learning_rate=0.002", "--set", "batch_size=4", "--dry-run", "--json")
+    plan = json.loads(shown.stdout)
+    assert plan["changes"] == [{"name": "learning_rate", "old": 0.0001, "new": 0.002}]
+    assert "seed" in plan["fixed"] and f"step {whole}" in plan["text"]
+
+    more = ("--set", f"max_steps={last + 8}", "--set", "gradient_accumulation=2", "--from", str(whole))
+    resumed = box.moai("remote", "resume", job, *more, "--json")
     assert resumed.returncode == 0, resumed.stderr.decode()
     events = [json.loads(line) for line in resumed.stdout.splitlines()]
+    told = events[0]["data"]
+    assert (events[0]["type"], told["code"]) == ("message", "RESUME") and "gradient_accumulation 1 -> 2" in told["text"]
+    assert {"name": "max_steps", "old": 400, "new": last + 8} in told["changes"]
+    assert f"max_steps              400 -> {last + 8}" in resumed.stderr.decode()
     steps = [e["data"]["step"] for e in events if e["type"] == "metric" and "loss" in e["data"]["values"]]
-    assert steps[0] > 1 and last - 5 <= steps[0] - 1 <= last and steps[-1] == last + 8
+    assert steps[0] == whole + 1 and steps[-1] == last + 8
     assert steps == list(range(steps[0], last + 9))
     info = json.loads(box.moai("remote", "show", events[0]["job"], "--json").stdout)
     assert info["parent"] == job and info["output"] == str(output)
+
+    repeated = box.moai("remote", "again", events[0]["job"], "--set", "max_steps=2", "--json")
+    assert repeated.returncode == 0, repeated.stderr.decode()
+    events = [json.loads(line) for line in repeated.stdout.splitlines()]
+    assert [e["data"]["total"] for e in events if e["type"] == "metric"][-1] == 2 or [
+        e["data"]["step"] for e in events if e["type"] == "metric" and "loss" in e["data"]["values"]
+    ] == [1, 2]
+    info = json.loads(box.moai("remote", "show", events[0]["job"], "--json").stdout)
+    assert info["parent"] is None and info["output"] != str(output)
+    inputs = next(s for s in info["plan"]["steps"] if s["name"] == "train")["inputs"]
+    assert inputs["gradient_accumulation"] == 2, "what a resume changed is part of the job"
 
 
 def test_generate_answers_beside_the_base_model(box):

@@ -204,11 +204,12 @@ class Flags:
         self.__dict__.update(values)
 
 
-def watch_of(**inputs):
+def watch_of(room=(10**9,), **inputs):
     clock = [100.0]
     watch = callbacks.StepWatch(
-        Recorder(), 10, 50.0, settings(batch_size=4, **inputs), {"seed": 1}, clock=lambda: clock[0]
-    )
+        Recorder(), 10, 50.0, settings(batch_size=4, **inputs), {"seed": 1}, clock=lambda: clock[0],
+        sizes=(300, 100), free=lambda path: room[0],
+    )  # fmt: skip
     return watch, clock
 
 
@@ -246,6 +247,59 @@ def test_without_save_steps_a_checkpoint_is_made_by_the_clock():
     clock[0] += 2 * 60
     watch.on_step_end(None, Flags(global_step=2), late)
     assert not early.should_save and late.should_save and late.should_log
+
+
+def test_before_each_checkpoint_the_disk_is_asked_and_the_next_one_is_tried(tmp_path):
+    """Room for a checkpoint is not enough: the result has to fit behind it."""
+    room = [399]
+    watch, _ = watch_of(room, save_steps=2, control=str(tmp_path))
+    (tmp_path / "checkpoint.json").write_text("{}")
+    full, enough = Flags(), Flags()
+    watch.on_step_end(None, Flags(global_step=2), full)
+    assert not full.should_save and (tmp_path / "checkpoint.json.done").exists()
+    said = watch.report.of("message")[0]
+    assert said[1]["code"] == "DISK_FULL" and said[1]["level"] == "warning" and "step 2" in said[0][0]
+    room[0] = 400
+    watch.on_step_end(None, Flags(global_step=4), enough)
+    assert enough.should_save and len(watch.report.of("message")) == 1
+    # What a checkpoint really took is what the next one is taken to need.
+    checkpoint(tmp_path / "run", 4)
+    watch.on_save(Flags(output_dir=str(tmp_path / "run")), Flags(global_step=4), enough)
+    later = Flags()
+    watch.on_step_end(None, Flags(global_step=6), later)
+    assert not later.should_save
+
+
+def test_a_stop_without_room_for_a_checkpoint_still_stops(tmp_path):
+    watch, _ = watch_of([0], save_minutes=0, control=str(tmp_path))
+    (tmp_path / "stop.json").write_text("{}")
+    control = Flags()
+    watch.on_step_end(None, Flags(global_step=4), control)
+    assert control.should_training_stop and not control.should_save and watch.stopped
+
+
+@pytest.mark.parametrize(("batch", "parts", "processes", "finer"), [(8, 1, 1, 2), (8, 2, 1, 4), (6, 2, 1, 3), (8, 8, 1, None), (8, 1, 2, 2), (7, 1, 1, 7)])
+def test_smaller_passes_over_the_same_rows(batch, parts, processes, finer):
+    read = settings(batch_size=batch, gradient_accumulation=parts)
+    assert read.finer(processes) == finer
+    if finer:
+        settings(batch_size=batch, gradient_accumulation=finer).micro_batch(processes)
+
+
+def test_an_early_checkpoint_that_recorded_its_passes_is_still_this_runs(tmp_path):
+    path = checkpoint(tmp_path, 2)
+    checkpoints.seal(str(path), 2, {"seed": 1, "gradient_accumulation": 1})
+    assert checkpoints.differences(str(path), {"seed": 1}) == []
+    assert checkpoints.differences(str(path), {"seed": 2}) == ["seed: 1 there, 2 here"]
+
+
+def test_the_rows_of_a_pass_are_written_into_a_sealed_checkpoint_that_stays_whole(tmp_path):
+    path = checkpoint(tmp_path, 2)
+    (path / "trainer_state.json").write_text(json.dumps({"global_step": 2, "train_batch_size": 8}))
+    checkpoints.seal(str(path), 2, {})
+    assert checkpoints.adapt_batch(str(path), 16) and not checkpoints.adapt_batch(str(path), 16)
+    assert checkpoints.newest_complete(str(tmp_path))[0].step == 2
+    assert json.loads((path / "trainer_state.json").read_text()) == {"global_step": 2, "train_batch_size": 16}
 
 
 def test_a_request_is_consumed_only_when_its_checkpoint_is_complete(tmp_path):

@@ -16,6 +16,7 @@ from moai_worker.jobdir import TERMINAL_STATES, JobDir, write_json
 from moai_agent.jobs import explain
 from moai_agent.jobs.journal import Journal
 from moai_agent.jobs.logparse import LogParser
+from moai_agent.jobs.throughput import Throughput
 
 _CURSOR_BYTES = 1024 * 1024
 _CURSOR_S = 5.0
@@ -73,6 +74,8 @@ class Follower:
         #: Steps of our own report their figures themselves; what they print for people says the same again.
         steps = plan.get("steps", [])
         self._reporting = bool(steps) and all(step.get("module") for step in steps)
+        command = next((step["argv"] for step in reversed(steps) if not step.get("module")), [])
+        self.rate = Throughput(command, dict(past.cursor.get("rate") or {}))
         self._pending: List[Dict[str, Any]] = []
         self._watchers: Set[asyncio.Event] = set()
         self._evidence_s = 0.0
@@ -217,6 +220,8 @@ class Follower:
             return  # Its supervisor says so, too.
         if self.log.is_new(found.end):
             moment = self.clock.at(found.end)
+            if found.type == "metric":
+                self.rate.add(found.data, moment if moment is not None else time.time())
             self._add(found.type, found.data, moment, self.view.get("step", ""), "log", found.end)
 
     def _read_clock(self) -> None:
@@ -291,6 +296,7 @@ class Follower:
             "reports": self.reports.offset,
             "log": self.parser.offset,
             "log_state": self.parser.state(),
+            "rate": dict(self.rate.state),
             "view": self.view,
         }
         if not self._pending and self.journal.append([{"cursor": cursor}]):

@@ -21,7 +21,7 @@ _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?$")
 DEFAULT_BLOCK = 1024
 DEFAULT_BATCH = 8
 #: Modules of steps that fetch from elsewhere: they get the user's proxy, and no other does.
-NETWORKED = ("download", "install", "create", "framework", "upload")
+NETWORKED = ("download", "install", "create", "framework", "upload", "gitcode")
 #: Names under which the address of an index, with its password, may be given as a secret.
 INDEXES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX")
 #: What experiment trackers sign in with (``--set report_to=...``).
@@ -31,8 +31,8 @@ TRACKERS = (
 )  # fmt: skip
 #: Module -> secrets its steps get, of those the user gave.
 SECRETS = {
-    "download": ("HF_TOKEN",), "upload": ("HF_TOKEN",), "install": INDEXES, "create": INDEXES, "framework": INDEXES,
-    "train": TRACKERS,
+    "gitcode": ("GIT_TOKEN",), "download": ("HF_TOKEN",), "upload": ("HF_TOKEN",), "install": INDEXES, "create": INDEXES,
+    "framework": INDEXES, "train": TRACKERS,
 }  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def _own(place: Place, name: str, module: str, inputs: Dict[str, Any], python: s
 
 def code_step(place: Place, snapshot: Any, copy: str) -> Dict[str, Any]:
     """Lay out this job's own copy of a snapshot; first of its steps."""
-    inputs = {"manifest": snapshot.manifest, "contents": snapshot.contents, "target": copy}
+    inputs = {"manifest": snapshot.manifest, "contents": snapshot.contents, "target": copy, "job": place.job_path}
     step = _own(place, "code", "code", inputs, sys.executable)
     step["cwd"] = "/"  # The working folder of the others is made by this one.
     return step
@@ -85,6 +85,17 @@ def code_step(place: Place, snapshot: Any, copy: str) -> Dict[str, Any]:
 def own_step(place: Place, name: str, module: str, inputs: Dict[str, Any]) -> Dict[str, Any]:
     """A step on the environment's Python."""
     return _own(place, name, module, inputs, place.python)
+
+
+def git_step(place: Place, url: str, revision: str, submodules: bool, copy: str, folder: str) -> Dict[str, Any]:
+    """Clone a repository into this job's own copy; first of its steps."""
+    inputs = {
+        "url": url, "revision": revision, "submodules": submodules, "target": copy, "folder": folder,
+        "mirrors": os.path.join(place.work, "code", "git"), "job": place.job_path,
+    }  # fmt: skip
+    step = _own(place, "code", "gitcode", inputs, sys.executable, optional_secrets=list(SECRETS["gitcode"]))
+    step["cwd"] = "/"
+    return step
 
 
 def on_agent(place: Place, name: str, module: str, inputs: Dict[str, Any]) -> Dict[str, Any]:

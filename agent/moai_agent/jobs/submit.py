@@ -4,18 +4,19 @@ The one way every job takes. Blocking parts run in an executor thread.
 """
 
 import asyncio
-import json
 import os
 import re
 import shutil
 import time
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
+from google.protobuf import json_format
 from google.protobuf.message import Message
 from moai_proto.v1 import dataset_pb2, job_pb2, model_pb2, training_pb2
-from moai_worker import access, jobdir
+from moai_worker import access, gitrepo, jobdir
+from moai_worker.errors import StepError
 
-from moai_agent import work
+from moai_agent import expiry, work
 from moai_agent.errors import AgentError
 from moai_agent.jobs import names, plans, watching, writable
 from moai_agent.jobs.store import Entry, request_digest
@@ -43,9 +44,15 @@ class Request:
         self.needs_environment = True
         #: Further lines that open the journal; the plan may add some.
         self.notes: List[Dict[str, Any]] = []
+        #: Secrets that commands do not get.
+        self.withheld: Set[str] = set()
+        #: These come before all others.
+        self.first_notes: List[Dict[str, Any]] = []
         self.parent = ""
         self.extra: Dict[str, Any] = {}
         self.digest = _digest(message)
+        #: The request as ``again`` repeats it; None for kinds it does not repeat.
+        self.record = _recorded(message)
         _check_options(options)
 
     async def submit(self, make_plan: Callable[[plans.Place], Tuple[List[Dict[str, Any]], str]]) -> Entry:
@@ -73,9 +80,11 @@ class Request:
             return existing
         job_id = next(c for c in names.candidates(self.options.request_id) if not os.path.exists(store.host.job(c).path))
         folder = self._work(variables)
-        snapshot = self._snapshot(folder)
+        snapshot, git = self._snapshot(folder), self._git()
+        if snapshot or git:
+            expiry.remember(config, folder)
         copy = os.path.join(folder, "code", "jobs", job_id)
-        cwd = os.path.join(copy, self.options.snapshot_folder) if snapshot else self._workdir(variables)
+        cwd = os.path.join(copy, self.options.snapshot_folder) if snapshot or git else self._workdir(variables)
         place = plans.Place(
             job_path=store.host.job(job_id).path,
             main_py=config.main_py,
@@ -93,11 +102,16 @@ class Request:
         steps, output = make_plan(place)
         if snapshot:
             steps.insert(0, plans.code_step(place, snapshot, copy))
+        if git:
+            options = self.options
+            step = plans.git_step(place, git, options.git_revision, options.git_submodules_wanted, copy, options.snapshot_folder)
+            steps.insert(0, step)
+            self.extra["git"] = {"url": git, "revision": options.git_revision}
         for step in steps:
             self._complete(step, place, given)
         plan = {"schema": jobdir.SCHEMA, "steps": steps, "output": output}
         spec = self._spec(job_id, environment, why)
-        notes = []
+        notes = list(self.first_notes)
         if self.needs_environment:
             notes.append(note("environment %s (%s): %s" % (environment.name, environment.python, why), "ENVIRONMENT"))
         notes += [note(problem, "ENVIRONMENT", "warning") for problem in active.problems] + self.notes
@@ -123,14 +137,33 @@ class Request:
             return None
         if self.options.workdir:
             raise AgentError("USAGE", "a snapshot and a working folder were both given", "leave one out")
-        inside = os.path.normpath("/" + self.options.snapshot_folder)[1:]
-        if self.options.snapshot_folder and inside != self.options.snapshot_folder:
-            raise AgentError("USAGE", "%r is no folder inside a snapshot" % self.options.snapshot_folder, "name one inside")
+        self._check_inside()
         snapshots = Snapshots(folder)
         missing = snapshots.missing_of(self.options.snapshot)
         if missing:
             raise AgentError("FILE_NOT_FOUND", "the snapshot lacks %d files" % missing, "submit again: they are sent then")
         return snapshots.named(self.options.snapshot)
+
+    def _check_inside(self) -> None:
+        inside = os.path.normpath("/" + self.options.snapshot_folder)[1:]
+        if self.options.snapshot_folder and inside != self.options.snapshot_folder:
+            raise AgentError("USAGE", "%r is no folder inside a snapshot" % self.options.snapshot_folder, "name one inside")
+
+    def _git(self) -> str:
+        """The repository to clone; "" for none."""
+        options = self.options
+        if not options.git_url:
+            return ""
+        if options.snapshot or options.workdir:
+            raise AgentError("USAGE", "a git repository and %s were both given" % ("a snapshot" if options.snapshot else "a working folder"), "leave one out")
+        self._check_inside()
+        try:
+            gitrepo.check(options.git_url, options.git_revision)
+        except StepError as error:
+            raise AgentError(error.reason, error.message, error.next)
+        # It opens the repository, and the command has no business with it.
+        self.withheld.add("GIT_TOKEN")
+        return options.git_url
 
     def _workdir(self, variables: Dict[str, str]) -> str:
         home = variables.get("HOME") or os.path.expanduser("~")
@@ -159,7 +192,7 @@ class Request:
         if step.get("module"):
             step["secrets"] = [s for s in step.pop("optional_secrets", []) if s in held]
         else:
-            step["secrets"] = held
+            step["secrets"] = [s for s in held if s not in self.withheld]
         if self.options.setup:
             script = self.options.setup + '\nexec "$@"'
             # The words people know are bash's: dash, which is sh on Ubuntu, has no `source`.
@@ -196,6 +229,7 @@ class Request:
                 "setup": options.setup,
                 "labels": dict(options.labels),
                 "parent": self.parent,
+                "request": self.record,
             },
             **watching.spec(options),
             **self.extra
@@ -222,6 +256,22 @@ def _digest(message: Message) -> str:
     watching.hide(copy.options)
     copy.options.ClearField("labels")
     return request_digest(type(message).__name__.encode(), copy.SerializeToString(deterministic=True))
+
+
+#: Requests that ``moai remote again`` repeats.
+_REPEATABLE = ("RunCommandRequest", "StartTrainingRequest", "PrepareDatasetRequest", "DownloadModelRequest")
+
+
+def _recorded(message: Message) -> Optional[Dict[str, Any]]:
+    """A request as JSON, to be sent once more: no secret, nothing that belongs to one submission."""
+    kind = type(message).__name__
+    if kind not in _REPEATABLE:
+        return None
+    copy = type(message)()
+    copy.CopyFrom(message)
+    for name in ("secrets", "labels", "proxy", "request_id", "owner"):
+        copy.options.ClearField(name)
+    return {"type": kind, "message": json_format.MessageToDict(copy, preserving_proto_field_name=True)}
 
 
 def _job_variables(variables: Dict[str, str]) -> Dict[str, str]:
@@ -404,43 +454,3 @@ def trained_template(entry: Entry) -> str:
     return next(
         (str(s["inputs"].get("template") or "") for s in entry.plan.get("steps", []) if s.get("module") == "prepare"), ""
     )
-
-
-async def resume(agent: Any, message: job_pb2.ResumeJobRequest) -> Entry:
-    """ResumeJob: the same plan and output as a new, linked job."""
-    entry = agent.store.find(message.job)
-    if entry.view["state"] not in jobdir.TERMINAL_STATES:
-        raise AgentError(
-            "JOB_ACTIVE", "job %s still runs" % entry.job.id, "moai remote attach %s" % entry.job.id
-        )
-    agent.store.check_owner(entry, message.options.owner, message.force)
-    options = job_pb2.JobOptions()
-    options.CopyFrom(message.options)
-    # The interpreter, not the prefix: that of a system Python is /usr for all of them.
-    options.environment = options.environment or entry.spec["environment"]["python"]
-    for name, value in (entry.spec.get("variables") or {}).items():
-        if name not in options.variables:
-            options.variables[name] = value
-    options.accelerator = options.accelerator or entry.spec.get("accelerator") or ""
-    options.name = options.name or entry.spec.get("name") or ""
-    lost = watching.inherit(options, entry.spec)
-    request = Request(agent, message, options, entry.spec["kind"], entry.spec["command"], False)
-    request.needs_environment = entry.spec["kind"] != "create"
-    request.parent = entry.job.id
-    request.notes += [note(text, "NOTIFY_FAILED", "warning") for text in lost]
-    request.extra = {"log_pattern": entry.spec.get("log_pattern", "")}
-    changes = {key: plans._value(text) for key, text in message.settings.items()}
-    old_path = entry.job.path
-
-    def make(place: plans.Place) -> Tuple[List[Dict[str, Any]], str]:
-        steps = json.loads(json.dumps(entry.plan["steps"]).replace(json.dumps(old_path)[1:-1], place.job_path))
-        for step in steps:
-            step.setdefault("optional_secrets", list(plans.SECRETS.get(step.get("module") or "", ())))
-            step["argv"] = [place.main_py if a.endswith("/worker/main.py") else a for a in step["argv"]]
-            for key, value in changes.items():
-                if step["name"] == "train" and step.get("module"):
-                    known = key in step["inputs"]
-                    (step["inputs"] if known else step["inputs"].setdefault("settings", {}))[key] = value
-        return steps, entry.plan.get("output", "")
-
-    return await request.submit(make)

@@ -6,11 +6,12 @@ import os
 from typing import Any, AsyncIterator
 
 from moai_proto.v1 import job_pb2, job_pb2_grpc
+from moai_worker import jobdir
 from moai_worker.jobdir import TERMINAL_STATES
 
 from moai_agent import convert
 from moai_agent.errors import AgentError
-from moai_agent.jobs import foreign, signals, submit
+from moai_agent.jobs import foreign, resume, signals, submit
 from moai_agent.jobs.journal import JournalReader
 from moai_agent.jobs.store import Entry
 
@@ -41,7 +42,8 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
             raise AgentError("JOB_NOT_FOUND", why, "moai remote jobs --others", {"elsewhere": "1"})
         return job_pb2.GetJobResponse(
             job=convert.job(entry, losses=True),
-            spec_json=json.dumps(entry.spec, sort_keys=True),
+            # Read anew: a step may have added the commit it fetched.
+            spec_json=json.dumps(jobdir.read_json(entry.job.spec) or entry.spec, sort_keys=True),
             plan_json=json.dumps(entry.plan, sort_keys=True),
         )
 
@@ -64,8 +66,8 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
 
     async def ResumeJob(self, request: job_pb2.ResumeJobRequest, context: Any) -> job_pb2.ResumeJobResponse:
         """A linked job that goes on."""
-        entry = await submit.resume(self._agent, request)
-        return job_pb2.ResumeJobResponse(job=convert.job(entry))
+        made = await resume.resume(self._agent, request)
+        return made.message(convert.job(made.entry) if made.entry is not None else None)
 
     async def DeleteJob(self, request: job_pb2.DeleteJobRequest, context: Any) -> job_pb2.DeleteJobResponse:
         """Only the job folder."""

@@ -10,9 +10,12 @@ import shutil
 from typing import Any, Dict
 
 from ..errors import StepError
+from ..jobdir import JobDir
 
 #: Written last: where it is, the copy is whole.
 MARKER = ".moai/snapshot"
+#: Host id of the container whose job it is; work folders may be shared.
+OWNER = ".moai/owner"
 
 
 def run(inputs: Dict[str, Any], report: Any) -> Dict[str, Any]:
@@ -20,7 +23,7 @@ def run(inputs: Dict[str, Any], report: Any) -> Dict[str, Any]:
 
     Args:
         inputs: ``manifest`` (JSON list of path, sha256, size, executable), ``contents`` (folder of
-            contents by digest), ``target``.
+            contents by digest), ``target``, ``job`` (the job folder, whose host the copy belongs to).
 
     Returns ``path``, ``files``, ``bytes`` and ``reused``. Raises StepError FILE_NOT_FOUND.
     """
@@ -46,7 +49,16 @@ def run(inputs: Dict[str, Any], report: Any) -> Dict[str, Any]:
         except FileNotFoundError:
             raise StepError("FILE_NOT_FOUND", "{} of the snapshot is gone".format(entry["path"]), "submit again")
         os.chmod(path, 0o700 if entry["executable"] else 0o600)
+    sign(target, inputs.get("job") or "", name)
+    return result
+
+
+def sign(target: str, job: str, name: str) -> None:
+    """Note whose copy it is, then that it is whole; what changes in it afterwards is the job's."""
+    marker = os.path.join(target, MARKER)
     os.makedirs(os.path.dirname(marker), exist_ok=True)
+    if job:
+        with open(os.path.join(target, OWNER), "w") as out:
+            out.write(JobDir(job).host().host_id + "\n")
     with open(marker, "w") as out:
         out.write(name + "\n")
-    return result

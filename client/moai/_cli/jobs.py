@@ -1,4 +1,4 @@
-"""Verbs on jobs: jobs, show, logs, attach, wait, stop, checkpoint, cancel, resume, delete."""
+"""Verbs on jobs: jobs, show, logs, attach, wait, stop, checkpoint, cancel, delete."""
 
 from __future__ import annotations
 
@@ -23,14 +23,12 @@ from moai._cli.common import (
     hosts,
     note,
     on_each,
-    pairs,
     print_json,
     seconds,
     worst,
 )  # fmt: skip
 from moai._cli.curve import chart
 from moai._cli.follow import exit_code, follow, has_own_log
-from moai._cli.start import Detach, RequestId, Secret, Setenv, Webhook, announce, secret_value
 from moai._cli.table import STATE_STYLE, ago, clock, duration, paint, print_table, size
 from moai._cli.timeline import timeline
 
@@ -330,40 +328,6 @@ def cancel(
         note(f"{one.id} was asked to end")
     else:
         print(f"{one.id} {info.state}")
-
-
-@app.command()
-def resume(
-    job: JobName = "last",
-    on: On = "",
-    set_: Annotated[list[str], typer.Option("--set", metavar="K=V", help="Change a setting of the recipe.")] = [],  # noqa: B006
-    detach: Detach = False,
-    as_json: Json = False,
-    plain: Plain = False,
-    request_id: RequestId = "",
-    force: Force = False,
-    setenv: Setenv = [],  # noqa: B006
-    secret: Secret = [],  # noqa: B006
-    webhook: Webhook = "",
-) -> None:
-    """Go on with an ended job: a new job, linked to it, from its newest checkpoint."""
-    import json
-
-    def value(text: str) -> Any:
-        try:
-            return json.loads(text)
-        except ValueError:
-            return text
-
-    one = find_job(job, on)
-    changes = {k: value(v) for k, v in pairs(set_, "--set").items()}
-    options = moai.JobOptions(
-        request_id=request_id, variables=pairs(setenv, "--setenv"), secrets={name: secret_value(name) for name in secret},
-        webhook=webhook,
-    )  # fmt: skip
-    new = one.resume(changes, options, force)
-    if not announce(new, detach, as_json):
-        follow(new, as_json=as_json, plain=plain, log=not new.info.output)
 
 
 @app.command()

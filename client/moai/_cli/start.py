@@ -22,6 +22,8 @@ Setenv = Annotated[list[str], typer.Option("-e", "--setenv", metavar="K=V", help
 Secret = Annotated[list[str], typer.Option("--secret", metavar="NAME", help="Variable from here, kept in memory there; repeatable.")]
 Workdir = Annotated[str, typer.Option("--workdir", metavar="DIR", help="Working folder there; default: home.")]
 Sync = Annotated[str, typer.Option("--sync", metavar="DIR", help="Run in a copy of this folder of the laptop; often '.'.")]
+Git = Annotated[str, typer.Option("--git", metavar="URL[@REV]", help="Run in a clone of this repository, made there.")]
+Submodules = Annotated[bool, typer.Option("--git-submodules", help="With --git: its submodules too.")]
 Detach = Annotated[bool, typer.Option("--detach", "-d", help="Print the job's id and leave.")]
 Name = Annotated[str, typer.Option("--name", help="A name for people; JOB arguments take it too.")]
 MaxDuration = Annotated[str, typer.Option("--max-duration", metavar="TIME", help="End the job after 90s, 15m, 2h, 1d.")]
@@ -58,21 +60,31 @@ def options(
     has_command: bool = False,
     claims: bool = True,
     wait_for_access: bool = False,
+    with_project: bool = True,
+    git: str = "",
+    submodules: bool = False,
 ) -> moai.JobOptions:
     """JobOptions from flags, with moai.toml below them. Raises UsageError.
 
     Args:
         has_command: it runs a command of the user's, for which code may be sent. claims: it uses the
-            accelerator, and waits in its queue. wait_for_access: see moai.JobOptions.
+            accelerator, and waits in its queue. wait_for_access: see moai.JobOptions. with_project: moai.toml counts.
     """
     if "=" in env:
         raise moai.UsageError("USAGE", f"--env chooses an environment and takes no K=V ({env})", f"--setenv {env}")
-    project = moai.load_project()
+    project = moai.load_project() if with_project else None
     if sync and workdir:
         raise moai.UsageError("USAGE", "--sync runs in a copy of its own and --workdir in a folder there", "leave one of them out")
     if sync and not has_command:
         raise moai.UsageError("USAGE", "--sync sends code for a command of your own; the recipe brings its own", "add -- CMD, or leave --sync out")
-    if not sync and not workdir and has_command and project and project.sync and project.path:
+    if git and (sync or workdir):
+        raise moai.UsageError("USAGE", f"--git clones its own copy, and {'--sync' if sync else '--workdir'} names another folder", "leave one of them out")
+    if git and not has_command:
+        raise moai.UsageError("USAGE", "--git fetches code for a command of your own; the recipe brings its own", "add -- CMD, or leave --git out")
+    if submodules and not git:
+        raise moai.UsageError("USAGE", "--git-submodules belongs to --git", "--git URL --git-submodules")
+    url, revision = moai.split_git(git) if git else ("", "")
+    if not sync and not workdir and not git and has_command and project and project.sync and project.path:
         if project.workdir:
             raise moai.UsageError("CONFIG_INVALID", f"{project.path}: sync and workdir exclude each other", "leave one of them out")
         sync = str(project.path.parent / project.sync)
@@ -84,7 +96,7 @@ def options(
         environment=env or (project.environment if project else "") or "",
         variables=variables,
         secrets={one: secret_value(one) for one in wanted},
-        workdir="" if sync else workdir or (project.workdir if project else "") or "",
+        workdir="" if sync or git else workdir or (project.workdir if project else "") or "",
         accelerator=accelerator or (project.accelerator if project and claims else "") or "",
         max_duration_s=seconds(max_duration, "--max-duration") if max_duration else 0.0,
         request_id=request_id,
@@ -95,6 +107,9 @@ def options(
         stop_on=[one.strip() for one in stop_on.split(",") if one.strip()] or (project.stop_on if project else []),
         on_finish=on_finish or (project.on_finish if project else "") or "",
         webhook=webhook,
+        git=url,
+        git_revision=revision,
+        git_submodules=submodules,
     )
 
 
@@ -159,6 +174,8 @@ def run(
     stop_on: StopOn = "",
     on_finish: OnFinish = "",
     webhook: Webhook = "",
+    git: Git = "",
+    submodules: Submodules = False,
 ) -> None:
     """Run a command as a job; its log comes here, its exit code decides ours.
 
@@ -169,6 +186,7 @@ def run(
         name=name, env=env, setenv=setenv, secret=secret, workdir=workdir, accelerator=accelerator,
         max_duration=max_duration, request_id=request_id, setup=setup, sync=sync, has_command=True,
         retries=retries, stop_on=stop_on, on_finish=on_finish, webhook=webhook,
+        git=git, submodules=submodules,
     )  # fmt: skip
     if save_flags:
         save(on=on, env=env, name=name, workdir=workdir, sync=sync, accelerator=accelerator, setup=setup, setenv=setenv, secret=secret)

@@ -22,6 +22,7 @@ from moai._cli.start import (
     Detach,
     ExitCode,
     Expect,
+    Git,
     MaxDuration,
     Name,
     OnFinish,
@@ -31,6 +32,7 @@ from moai._cli.start import (
     Setenv,
     Setup,
     StopOn,
+    Submodules,
     Sync,
     WaitForAccess,
     Webhook,
@@ -97,6 +99,8 @@ def train(
     stop_on: StopOn = "",
     on_finish: OnFinish = "",
     webhook: Webhook = "",
+    git: Git = "",
+    submodules: Submodules = False,
 ) -> None:
     """Fine-tune a model on a container; the job needs nothing here once it has begun.
 
@@ -121,6 +125,7 @@ def train(
         max_duration=max_duration, request_id=request_id, setup=setup, sync=sync, has_command=bool(command),
         wait_for_access=wait_for_access,
         retries=retries, stop_on=stop_on, on_finish=on_finish, webhook=webhook,
+        git=git, submodules=submodules,
     )  # fmt: skip
     if save_flags:
         save(
@@ -142,7 +147,7 @@ def train(
                 print_json({"schema": "moai.command-plan/1", "host": target.name, "arguments": command, "environment": chosen or None})
                 return
             print(f"on {target.name}, in {chosen or 'the environment chosen there'}, waiting for accelerator {given.accelerator}:")
-            print("  " + clean(" ".join(command)) + (f"   in a copy of {given.code}" if given.code else ""))
+            print("  " + clean(" ".join(command)) + (f"   in a copy of {given.code or git}" if given.code or git else ""))
             note("nothing was started")
             return
         with Borrowed(target, flavor, restore_flavor, given.environment) as borrowed:

@@ -196,6 +196,8 @@ class JobView:
         rate = self.metrics.get("tokens_per_second")
         if rate is not None:
             text += f"  {rate:,.0f} tok/s"
+        elif "steps_per_second" in self.metrics:
+            text += f"  {self.metrics['steps_per_second']:.3g} steps/s"
         if p.get("unit") == "steps" and p.get("eta_seconds") is not None:
             text += f"  ETA {duration(p['eta_seconds'])}"
         return text.strip()

@@ -89,6 +89,9 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_TRAINING_FAILED: _ClassVar[ErrorReason]
     ERROR_REASON_UPLOAD_REFUSED: _ClassVar[ErrorReason]
     ERROR_REASON_PEERS_UNREACHABLE: _ClassVar[ErrorReason]
+    ERROR_REASON_CHECKPOINT_MISMATCH: _ClassVar[ErrorReason]
+    ERROR_REASON_GIT_REFUSED: _ClassVar[ErrorReason]
+    ERROR_REASON_GIT_UNREACHABLE: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_USAGE: ErrorReason
 ERROR_REASON_CONFIG_INVALID: ErrorReason
@@ -170,6 +173,9 @@ ERROR_REASON_CHECKPOINT_NOT_FOUND: ErrorReason
 ERROR_REASON_TRAINING_FAILED: ErrorReason
 ERROR_REASON_UPLOAD_REFUSED: ErrorReason
 ERROR_REASON_PEERS_UNREACHABLE: ErrorReason
+ERROR_REASON_CHECKPOINT_MISMATCH: ErrorReason
+ERROR_REASON_GIT_REFUSED: ErrorReason
+ERROR_REASON_GIT_UNREACHABLE: ErrorReason
 
 class ErrorInfo(_message.Message):
     __slots__ = ("reason", "message", "next", "details")

@@ -61,7 +61,7 @@ JOB_SIGNAL_EVALUATE: JobSignal
 JOB_SIGNAL_LOG_INTERVAL: JobSignal
 
 class JobOptions(_message.Message):
-    __slots__ = ("request_id", "name", "owner", "environment", "variables", "secrets", "workdir", "accelerator", "max_duration_seconds", "labels", "setup", "work", "proxy", "snapshot", "snapshot_folder", "retries", "on_finish", "webhook", "stop_on", "wait_for_access")
+    __slots__ = ("request_id", "name", "owner", "environment", "variables", "secrets", "workdir", "accelerator", "max_duration_seconds", "labels", "setup", "work", "proxy", "snapshot", "snapshot_folder", "retries", "on_finish", "webhook", "stop_on", "git_url", "git_revision", "git_submodules_wanted", "wait_for_access")
     class VariablesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +102,9 @@ class JobOptions(_message.Message):
     ON_FINISH_FIELD_NUMBER: _ClassVar[int]
     WEBHOOK_FIELD_NUMBER: _ClassVar[int]
     STOP_ON_FIELD_NUMBER: _ClassVar[int]
+    GIT_URL_FIELD_NUMBER: _ClassVar[int]
+    GIT_REVISION_FIELD_NUMBER: _ClassVar[int]
+    GIT_SUBMODULES_WANTED_FIELD_NUMBER: _ClassVar[int]
     WAIT_FOR_ACCESS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     name: str
@@ -122,8 +125,11 @@ class JobOptions(_message.Message):
     on_finish: str
     webhook: str
     stop_on: _containers.RepeatedScalarFieldContainer[str]
+    git_url: str
+    git_revision: str
+    git_submodules_wanted: bool
     wait_for_access: bool
-    def __init__(self, request_id: _Optional[str] = ..., name: _Optional[str] = ..., owner: _Optional[str] = ..., environment: _Optional[str] = ..., variables: _Optional[_Mapping[str, str]] = ..., secrets: _Optional[_Mapping[str, str]] = ..., workdir: _Optional[str] = ..., accelerator: _Optional[str] = ..., max_duration_seconds: _Optional[float] = ..., labels: _Optional[_Mapping[str, str]] = ..., setup: _Optional[str] = ..., work: _Optional[str] = ..., proxy: _Optional[str] = ..., snapshot: _Optional[str] = ..., snapshot_folder: _Optional[str] = ..., retries: _Optional[int] = ..., on_finish: _Optional[str] = ..., webhook: _Optional[str] = ..., stop_on: _Optional[_Iterable[str]] = ..., wait_for_access: bool = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., name: _Optional[str] = ..., owner: _Optional[str] = ..., environment: _Optional[str] = ..., variables: _Optional[_Mapping[str, str]] = ..., secrets: _Optional[_Mapping[str, str]] = ..., workdir: _Optional[str] = ..., accelerator: _Optional[str] = ..., max_duration_seconds: _Optional[float] = ..., labels: _Optional[_Mapping[str, str]] = ..., setup: _Optional[str] = ..., work: _Optional[str] = ..., proxy: _Optional[str] = ..., snapshot: _Optional[str] = ..., snapshot_folder: _Optional[str] = ..., retries: _Optional[int] = ..., on_finish: _Optional[str] = ..., webhook: _Optional[str] = ..., stop_on: _Optional[_Iterable[str]] = ..., git_url: _Optional[str] = ..., git_revision: _Optional[str] = ..., git_submodules_wanted: bool = ..., wait_for_access: bool = ...) -> None: ...
 
 class Reason(_message.Message):
     __slots__ = ("code", "message", "next", "details")
@@ -473,7 +479,7 @@ class CancelJobResponse(_message.Message):
     def __init__(self, job: _Optional[_Union[Job, _Mapping]] = ...) -> None: ...
 
 class ResumeJobRequest(_message.Message):
-    __slots__ = ("job", "options", "settings", "force")
+    __slots__ = ("job", "options", "settings", "force", "start_from", "dry_run")
     class SettingsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -485,17 +491,37 @@ class ResumeJobRequest(_message.Message):
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     FORCE_FIELD_NUMBER: _ClassVar[int]
+    START_FROM_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
     job: str
     options: JobOptions
     settings: _containers.ScalarMap[str, str]
     force: bool
-    def __init__(self, job: _Optional[str] = ..., options: _Optional[_Union[JobOptions, _Mapping]] = ..., settings: _Optional[_Mapping[str, str]] = ..., force: bool = ...) -> None: ...
+    start_from: str
+    dry_run: bool
+    def __init__(self, job: _Optional[str] = ..., options: _Optional[_Union[JobOptions, _Mapping]] = ..., settings: _Optional[_Mapping[str, str]] = ..., force: bool = ..., start_from: _Optional[str] = ..., dry_run: bool = ...) -> None: ...
+
+class SettingChange(_message.Message):
+    __slots__ = ("name", "old_value", "new_value")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    OLD_VALUE_FIELD_NUMBER: _ClassVar[int]
+    NEW_VALUE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    old_value: str
+    new_value: str
+    def __init__(self, name: _Optional[str] = ..., old_value: _Optional[str] = ..., new_value: _Optional[str] = ...) -> None: ...
 
 class ResumeJobResponse(_message.Message):
-    __slots__ = ("job",)
+    __slots__ = ("job", "changes", "fixed_settings", "text")
     JOB_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    FIXED_SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
     job: Job
-    def __init__(self, job: _Optional[_Union[Job, _Mapping]] = ...) -> None: ...
+    changes: _containers.RepeatedCompositeFieldContainer[SettingChange]
+    fixed_settings: _containers.RepeatedScalarFieldContainer[str]
+    text: str
+    def __init__(self, job: _Optional[_Union[Job, _Mapping]] = ..., changes: _Optional[_Iterable[_Union[SettingChange, _Mapping]]] = ..., fixed_settings: _Optional[_Iterable[str]] = ..., text: _Optional[str] = ...) -> None: ...
 
 class DeleteJobRequest(_message.Message):
     __slots__ = ("job", "owner", "force")
