@@ -34,7 +34,7 @@ def test_json_lines_with_bom_blank_lines_and_no_last_newline(tmp_path):
     [
         ("x.jsonl", b'{"a": 1}\n{"a": \n', "2", "not JSON"),
         ("x.jsonl", b'{"a": 1}\n\n[1]\n', "3", "list instead of an object"),
-        ("x.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', "2", "not UTF-8"),
+        ("x.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', "2", "neither UTF-8"),
         ("x.csv", b"a,b\n1,2\n3\n", "3", "1 fields instead of 2"),
         ("x.csv", b'a,b\n1,"2\n', "2", "not CSV"),
         ("x.csv", b"a,a\n1,2\n", "1", "repeated column"),
