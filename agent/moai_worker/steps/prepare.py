@@ -28,7 +28,8 @@ from ..datasource import open_source
 from ..encoding import Counts, Encoder
 from ..engines import Chooser
 from ..errors import StepError
-from ..jobdir import read_json, write_json as write_atomic
+from ..jobdir import read_json
+from ..jobdir import write_json as write_atomic
 from ..modeltokenizer import ModelTokenizer, sha256_of
 from ..prepare_inputs import Plan, Wanted, jobs_for, plan_splits, read_rows, spread_rows
 from ..preparedset import (

@@ -86,6 +86,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_MODEL_INVALID: _ClassVar[ErrorReason]
     ERROR_REASON_CHECKPOINT_NOT_FOUND: _ClassVar[ErrorReason]
     ERROR_REASON_TRAINING_FAILED: _ClassVar[ErrorReason]
+    ERROR_REASON_ENGINE_UNAVAILABLE: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_USAGE: ErrorReason
 ERROR_REASON_CONFIG_INVALID: ErrorReason
@@ -164,6 +165,7 @@ ERROR_REASON_TOKENIZER_FAILED: ErrorReason
 ERROR_REASON_MODEL_INVALID: ErrorReason
 ERROR_REASON_CHECKPOINT_NOT_FOUND: ErrorReason
 ERROR_REASON_TRAINING_FAILED: ErrorReason
+ERROR_REASON_ENGINE_UNAVAILABLE: ErrorReason
 
 class ErrorInfo(_message.Message):
     __slots__ = ("reason", "message", "next", "details")
