@@ -144,7 +144,7 @@ class Encoder:
                 continue
             texts.append(text)
             if self._mask_prompt:
-                texts.append(self._place(file, number, self._template.prompt, row))
+                texts.append(placed_text(file, number, self._template.prompt, row))
             count += 1
             characters += len(text)
             if count == _BATCH_ROWS or characters >= _MAX_BATCH_CHARACTERS:
@@ -164,7 +164,7 @@ class Encoder:
                 )
         if all(blank(row[column]) for column in self._template.columns):
             return None
-        text = self._place(file, number, self._template.render, row)
+        text = placed_text(file, number, self._template.render, row)
         if len(text) >= LONG_ROW:
             self._long += 1
             if self._long <= 3:
@@ -175,26 +175,6 @@ class Encoder:
                     "warning", "ROW_LONG", file=file, line=number,
                 )  # fmt: skip
         return text
-
-    def _place(self, file: str, number: int, make: Any, row: Dict[str, Any]) -> str:
-        try:
-            text: str = make(row)
-            if not text.isascii():
-                text.encode("utf-8")
-            return text
-        except StepError as error:
-            raise StepError(
-                error.reason, "{}, row or line {}: {}".format(file, number, error.message), error.next
-            ) from error
-        except UnicodeEncodeError as error:
-            raise StepError(
-                "DATASET_INVALID",
-                "{}, row or line {}: holds half a character (U+{:04X}, a lone surrogate)".format(
-                    file, number, ord(error.object[error.start])
-                ),
-                "correct or remove it and run again",
-                {"file": file, "line": str(number)},
-            ) from error
 
     # --- Blocks -------------------------------------------------------------------------------------
 
@@ -297,3 +277,29 @@ def blank(value: Any) -> bool:
     if isinstance(value, (list, dict)):
         return not value
     return not str(value).strip()
+
+
+def placed_text(file: str, number: int, make: Any, row: Dict[str, Any]) -> str:
+    """What ``make`` (a template's render or prompt) gives for a row; a mistake is named with its place.
+
+    Raises:
+        StepError: that of the template, or DATASET_INVALID for half a character.
+    """
+    try:
+        text: str = make(row)
+        if not text.isascii():
+            text.encode("utf-8")
+        return text
+    except StepError as error:
+        raise StepError(
+            error.reason, "{}, row or line {}: {}".format(file, number, error.message), error.next
+        ) from error
+    except UnicodeEncodeError as error:
+        raise StepError(
+            "DATASET_INVALID",
+            "{}, row or line {}: holds half a character (U+{:04X}, a lone surrogate)".format(
+                file, number, ord(error.object[error.start])
+            ),
+            "correct or remove it and run again",
+            {"file": file, "line": str(number)},
+        ) from error

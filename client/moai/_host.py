@@ -291,23 +291,37 @@ class Host(DeviceControl):
         file_name: str = "",
         revision: str = "",
         model_revision: str = "",
+        pack: bool = False,
+        mask_prompt: bool = False,
+        validation_fraction: float | None = None,
+        split: str = "",
+        jobs: int = 0,
+        engine: str = "",
     ) -> Job:
         """Tokenise a dataset for a model.
 
         Args:
             dataset: Hub id (``ORG/NAME`` or ``ORG/NAME:CONFIG``), a path on the container, or
                 ``laptop:PATH`` (copied there first).
-            template: name, ``laptop:PATH``, path on the container, or text. block_size: ids a row (1024).
+            template: name, ``chat``, ``laptop:PATH``, path on the container, or text. block_size: ids a row (1024).
             sample: rows a split at most. output: folder of the result. file_name: of the ``.pt`` in it.
+            pack: join rows and cut whole blocks. mask_prompt: also write labels that leave prompts out.
+            validation_fraction: share of the rows held out (0.05). split: the only one to use, as training data.
+            jobs: threads or processes (half the cores). engine: auto, gigatoken, fastokens or tokenizers.
         """
         from moai_proto.v1 import dataset_pb2, dataset_pb2_grpc
 
+        from moai import _engine
+
+        options = options or JobOptions()
         spec = _submit.dataset_spec(
             self, dataset, template=template, block_size=block_size, sample=sample, output=output,
-            file_name=file_name, revision=revision,
+            file_name=file_name, revision=revision, pack=pack, mask_prompt=mask_prompt,
+            validation_fraction=validation_fraction, jobs=jobs, split=split,
         )  # fmt: skip
+        spec.engine.CopyFrom(_engine.engine(self, engine, options.environment, options.work))
         request = dataset_pb2.PrepareDatasetRequest(
-            options=with_token(options or JobOptions()).message(self.config),
+            options=with_token(options).message(self.config),
             dataset=spec,
             model=model,
             model_revision=model_revision,
@@ -315,6 +329,36 @@ class Host(DeviceControl):
         )
         stub = dataset_pb2_grpc.DatasetServiceStub
         return self.made(self.session.call(stub, "PrepareDataset", request, timeout_s=120.0).job)
+
+    def preview(
+        self, dataset: str, model: str, options: JobOptions | None = None, *, rows: int = 3, model_revision: str = "", **data: Any
+    ) -> Job:
+        """Render and tokenise a few rows as ``prepare`` would, as a short job that writes no dataset.
+
+        Args:
+            rows: how many to show, 1 to 100. data: ``template``, ``block_size``, ``sample``, ``revision``,
+                ``pack``, ``mask_prompt``, ``validation_fraction``, ``split`` as in ``prepare``.
+
+        Returns:
+            The job; ``previewed`` gives what it found once it has ended.
+        """
+        from moai_proto.v1 import dataset_pb2, dataset_pb2_grpc
+
+        request = dataset_pb2.PreviewDatasetRequest(
+            options=with_token(options or JobOptions()).message(self.config),
+            dataset=_submit.dataset_spec(self, dataset, **data),
+            model=model,
+            model_revision=model_revision,
+            endpoint=hub_endpoint(),
+            rows=rows,
+        )
+        stub = dataset_pb2_grpc.DatasetServiceStub
+        return self.made(self.session.call(stub, "PreviewDataset", request, timeout_s=120.0).job)
+
+    def previewed(self, job: Job) -> dict[str, Any]:
+        """What a ``preview`` job found: counts, and ``samples`` with text and ids. Raises FILE_NOT_FOUND before that."""
+        found: dict[str, Any] = json.loads(self.read(f"{job.refresh().folder}/preview.json"))
+        return found
 
     def train(
         self,
@@ -332,15 +376,16 @@ class Host(DeviceControl):
             settings: further settings of the recipe, or TrainingArguments by name.
             recipe: ``method`` (full, lora), ``max_steps``, ``epochs``, ``batch_size``,
                 ``learning_rate``, ``block_size``, ``template``, ``sample``, ``output``, ``smoke``,
-                ``model_revision``, ``dataset_revision``, ``dataset_output``.
+                ``model_revision``, ``dataset_revision``, ``dataset_output``, ``engine``.
         """
         from moai_proto.v1 import training_pb2, training_pb2_grpc
 
+        from moai import _engine
+
         options = _submit.claiming(options or JobOptions())
-        request = training_pb2.StartTrainingRequest(
-            options=with_token(options).message(self.config),
-            training=_submit.training_spec(self, model, dataset, settings or {}, recipe),
-        )
+        training = _submit.training_spec(self, model, dataset, settings or {}, recipe)
+        training.dataset.engine.CopyFrom(_engine.engine(self, str(recipe.get("engine") or ""), options.environment, options.work))
+        request = training_pb2.StartTrainingRequest(options=with_token(options).message(self.config), training=training)
         stub = training_pb2_grpc.TrainingServiceStub
         return self.made(self.session.call(stub, "StartTraining", request, timeout_s=120.0).job)
 

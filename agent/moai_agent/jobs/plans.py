@@ -158,7 +158,7 @@ def preview_steps(
     """Fetch what is on the Hub, without weights, then show rows."""
     steps: List[Dict[str, Any]] = []
     inputs = _data_inputs(place, steps, spec, model, model_revision, True)
-    inputs["preview"] = rows
+    inputs.update(preview=rows, file=os.path.join(place.job_path, "preview.json"))
     steps.append(_own(place, "preview", "preview", inputs, place.python))
     return steps
 
