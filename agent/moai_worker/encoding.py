@@ -39,7 +39,7 @@ class Block(NamedTuple):
 class Counts:
     """What went by: rows ``truncated`` and ``skipped`` (blank), ``tokens`` without padding, ``rows`` encoded.
 
-    ``leftover`` are ids (and labels) of a pack that fill no block yet.
+    ``mute``: rows whose labels leave out everything. ``leftover`` are ids (and labels) of a pack that fill no block yet.
     """
 
     def __init__(self, state: Optional[Dict[str, Any]] = None) -> None:
@@ -48,6 +48,7 @@ class Counts:
         self.skipped: int = state.get("skipped", 0)
         self.tokens: int = state.get("tokens", 0)
         self.rows: int = state.get("rows", 0)
+        self.mute: int = state.get("mute", 0)
         self.leftover: List[List[int]] = state.get("leftover", [[], []])
 
     def state(self) -> Dict[str, Any]:
@@ -226,6 +227,7 @@ class Encoder:
         out[mask] = ids
         labels = None
         if prompts is not None:
+            self.counts.mute += int((prompts >= lengths).sum())
             labels = numpy.where(mask & (columns >= starts + prompts[:, None]), out, numpy.int32(IGNORED)).astype(numpy.int32)
         self._count(len(lengths), int(lengths.sum()), int(cut.sum()))
         return Block(out, mask.view(numpy.int8), labels, consumed)

@@ -217,6 +217,14 @@ def vocab_size(model: str, tokenizer: Any) -> int:
     return size if isinstance(size, int) and size > 0 else len(tokenizer)
 
 
+def vocabulary(tokenizer: Any) -> str:
+    """Names a tokenizer's vocabulary: SHA-256 over its tokens in the order of their ids."""
+    digest = hashlib.sha256()
+    for token, one in sorted(tokenizer.get_vocab().items(), key=lambda pair: (pair[1], pair[0])):
+        digest.update("{} {}\n".format(one, token).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
 def tokenizer_digests(model: str) -> Dict[str, str]:
     """SHA-256 by name of the files in ``model`` that decide what its tokenizer does.
 

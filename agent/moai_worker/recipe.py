@@ -54,6 +54,7 @@ def train(settings: TrainSettings, report: Any) -> Dict[str, Any]:
 
     report.phase("loading", "dataset {}".format(settings.dataset))
     rows = train_data.open_dataset(settings.dataset, *_model_limits(config))
+    train_data.check_marker(settings.dataset, settings.model, _model_limits(config)[0])
     per_epoch = rows.rows // settings.batch_size
     if per_epoch < 1:
         raise StepError(

@@ -30,7 +30,7 @@ from ..engines import Chooser
 from ..errors import StepError
 from ..jobdir import read_json
 from ..jobdir import write_json as write_atomic
-from ..modeltokenizer import ModelTokenizer, sha256_of
+from ..modeltokenizer import ModelTokenizer, sha256_of, vocabulary
 from ..prepare_inputs import Plan, Wanted, jobs_for, plan_splits, read_rows, spread_rows
 from ..preparedset import (
     MARKER,
@@ -181,6 +181,12 @@ class _Build:
                 "no row of {} {}".format(wanted.source, "fills a block" if wanted.pack and counts.rows else "has any text"),
                 "choose a smaller block size" if wanted.pack and counts.rows else "check the template",
             )
+        if wanted.mask_prompt and counts.mute >= counts.rows:
+            raise StepError(
+                "DATASET_INVALID",
+                "every row of {} is cut before its answer begins, so nothing would be learnt".format(wanted.source),
+                "choose a block size above {}, or leave --mask-prompt out".format(wanted.block_size),
+            )
         return self._finish(tokenizer, encoder, counts, written)
 
     def _write(self, plan: Plan, encoder: Encoder, total: int) -> Any:
@@ -240,6 +246,13 @@ class _Build:
     def _say(self, counts: Counts, dropped: int) -> None:
         if counts.skipped:
             self._report.message("{} rows without any text were left out".format(counts.skipped), "warning", "ROWS_SKIPPED")
+        if counts.mute:
+            self._report.message(
+                "{} of {} rows are cut before their answer begins: nothing of them is learnt; a larger block size keeps more".format(
+                    counts.mute, counts.rows
+                ),
+                "warning", "ROWS_WITHOUT_ANSWER",
+            )  # fmt: skip
         if dropped:
             self._report.message("{} ids at the ends of the packs fill no block and were left out".format(dropped), code="PACK_REST")
 
@@ -260,6 +273,7 @@ class _Build:
             "padding_side": tokenizer.side,
             "vocab_size": tokenizer.vocab_size,
             "tokenizer_class": type(tokenizer.own).__name__,
+            "tokenizer_vocabulary": vocabulary(tokenizer.own),
             "tokens": counts.tokens,
             "truncated_share": round(counts.truncated / max(1, counts.rows), 6),
             "engine": encoder.engine.name,
