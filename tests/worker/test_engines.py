@@ -149,12 +149,12 @@ import __main__
 from moai_worker import engines, modeltokenizer, rendering
 __main__.held = []
 for kind in kinds:
-    own = modeltokenizer.ModelTokenizer(models + "/" + kind, rendering.load("{a}").named, 40, True, Report())
-    chosen = engines.Chooser("tokenizers", [], "", own, [], folder, 1, Report(), 40).next()
+    own = modeltokenizer.ModelTokenizer(models + "/" + kind, rendering.load("{a}").named, 40, True, __main__.Report())
+    chosen = engines.Chooser("tokenizers", [], "", own, [], folder, 1, __main__.Report(), 40).next()
     __main__.held.append((own, chosen))
     if fast and kind != "unigram":
         candidates = [{"name": "fastokens", "python": fast, "folder": ""}]
-        chosen = engines.Chooser("auto", candidates, "", own, [], models + "/" + kind, 1, Report(), 40).next()
+        chosen = engines.Chooser("auto", candidates, "", own, [], models + "/" + kind, 1, __main__.Report(), 40).next()
         __main__.held.append((own, chosen))
 answer = [chosen.name for _, chosen in __main__.held]
 """,
@@ -173,6 +173,7 @@ answer = [chosen.name for _, chosen in __main__.held]
         unlike = child.ask(
             """
 import __main__
+from moai_worker import engines
 answer = [(c.name, t) for own, c in __main__.held for t in [engines.difference(c, own, texts, False)] if t is not None]
 """,
             texts=texts,
