@@ -31,7 +31,7 @@ class EngineFailed(Exception):
 
 
 class EngineProcess:
-    """One worker. Not for several threads.
+    """One worker, started at once; ``wait_ready`` before the first batch. Not for several threads.
 
     Args:
         name: ``gigatoken``, ``fastokens`` or ``own`` (the model's own, in Python).
@@ -40,10 +40,10 @@ class EngineProcess:
         threads: that the library may use.
 
     Attributes:
-        version: of the library.
+        version: of the library, once it is ready.
 
     Raises:
-        EngineFailed: it did not start within two minutes.
+        EngineFailed: it cannot be started; from ``wait_ready``: it was not ready within two minutes.
     """
 
     def __init__(self, name: str, python: str, folder: str, source: str, left: bool, threads: int) -> None:
@@ -65,6 +65,11 @@ class EngineProcess:
         self._waiting: "queue.Queue[Optional[List[bytes]]]" = queue.Queue()
         self._writer = threading.Thread(target=self._write, daemon=True)
         self._writer.start()
+        self.version = ""
+
+    def wait_ready(self) -> None:
+        """Wait until the tokenizer is loaded. Raises EngineFailed; the worker is ended then."""
+        line = b""
         try:
             line = self._line(time.monotonic() + LOAD_S)
             told = json.loads(line.decode("utf-8"))

@@ -124,6 +124,8 @@ class Processes:
         try:
             for _ in range(count):
                 self._workers.append(EngineProcess(name, python, folder, source, tokenizer.cut_left, threads))
+            for worker in self._workers:
+                worker.wait_ready()
         except EngineFailed:
             self.close()
             raise

@@ -13,7 +13,7 @@ _AGENT = Path(__file__).resolve().parents[2] / "agent"
 ANSWER_TIMEOUT_S = 120
 
 _CHILD = r"""
-import json, os, socket, sys
+import json, os, socket, sys, traceback
 answers, sys.stdout = os.fdopen(os.dup(1), "w"), sys.stderr
 sys.path.insert(0, sys.argv[1])
 from moai_worker.errors import StepError
@@ -47,7 +47,10 @@ def arrow(folder):
 for line in sys.stdin:
     asked = json.loads(line)
     scope = dict(asked["values"], run=run, arrow=arrow, prepare=prepare)
-    exec(asked["code"], scope)
+    try:
+        exec(asked["code"], scope)
+    except Exception:
+        scope["answer"] = {"raised": traceback.format_exc()}
     answers.write(json.dumps(scope["answer"]) + "\n")
     answers.flush()
 """
@@ -84,7 +87,9 @@ class Child:
         finally:
             stop.cancel()
         assert line, self._log.read_text(errors="replace")[-3000:]
-        return json.loads(line)
+        answer = json.loads(line)
+        assert not (isinstance(answer, dict) and "raised" in answer), answer["raised"]
+        return answer
 
     def close(self):
         self.process.stdin.close()
