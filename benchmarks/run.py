@@ -1,6 +1,6 @@
 """``make bench``: every benchmark, ours and the alternative in one run; writes docs/performance.md.
 
-``run.py [NAME...]``: only these groups (spine, platform). The table between the markers of docs/performance.md is
+``run.py [NAME...]``: only these groups (spine, platform, prepare). The table between the markers of docs/performance.md is
 replaced when all of a group ran. Rounds: ``MOAI_BENCH_ROUNDS`` (10).
 """
 
@@ -17,10 +17,11 @@ _REPO = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(_REPO / "tests"), str(_REPO / "benchmarks")]
 
 import platform_rows  # noqa: E402
+import prepare  # noqa: E402
 import spine  # noqa: E402
 from measure import HEADER, Row  # noqa: E402
 
-GROUPS = {"spine": spine.rows, "platform": platform_rows.rows}
+GROUPS = {"spine": spine.rows, "platform": platform_rows.rows, "prepare": prepare.rows}
 PAGE = _REPO / "docs" / "performance.md"
 
 

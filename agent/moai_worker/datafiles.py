@@ -227,7 +227,8 @@ def _parquet_split(path: str, name: str) -> Split:
                         if wanted is None or wanted[number - 1]:
                             yield path, number, row
         except (pyarrow.ArrowException, OSError) as error:
-            raise _bad(path, number + 1, "damaged ({})".format(str(error)[:200]), "row") from error
+            what = "damaged here or within the {} rows after it ({})".format(BATCH_ROWS - 1, str(error)[:200])
+            raise _bad(path, number + 1, what, "row") from error
 
     return Split(name, columns, rows, read)
 
