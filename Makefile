@@ -1,6 +1,6 @@
 # moai: what a developer types. Everything lives in this folder: .venv (laptop side and tools), .venv-train
 # (torch and the training libraries, the stand-in for a user's environment), .venv-38 (agent and worker on
-# the oldest Python they serve), .cache. Variables:
+# the oldest Python they serve), .venv-moai (only for `make test-moai-env`), .cache. Variables:
 #   PYTHON       interpreter of .venv; default: the newest of 3.10 to 3.13 found, 3.11 first
 #   TORCH        what .venv-train installs as torch; default torch==2.13.0
 #   TORCH_INDEX  a wheel index with CPU builds of torch, for machines where plain pip would fetch a CUDA
@@ -16,7 +16,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 SEEDS ?= 5
 WORKERS ?= 2
 
-.PHONY: install train-env agent-env hub1-env test test-faults test-38 test-hub test-olah check fix bench demo clean stubs buf audit
+.PHONY: install train-env agent-env hub1-env test test-faults test-38 test-hub test-olah test-moai-env check fix bench demo clean stubs buf audit
 
 install: .venv/.done train-env agent-env .cache/.bundles
 
@@ -99,6 +99,15 @@ test-olah: .venv/.done
 test-faults: install
 	MOAI_TEST_SEEDS=20 .venv/bin/python -m pytest -q -n $(WORKERS) tests/contract tests/e2e tests/worker/test_download_process.py
 
+# A MoAI container's libraries on a real Python 3.8: 3.6 GB and some minutes, once; not part of `make test`.
+test-moai-env: .venv/.done .venv-moai/.done
+	MOAI_ENV_PYTHON=$(CURDIR)/.venv-moai/bin/python .venv/bin/python -m pytest -q tests/worker/test_moai_env.py
+.venv-moai/.done: scripts/moai-requirements.txt
+	@test -n "$(PYTHON38)" || { echo "a Python 3.8 is needed (PATH, ~/.pyenv)" >&2; exit 1; }
+	test -x .venv-moai/bin/python || $(PYTHON38) -m venv .venv-moai
+	.venv-moai/bin/python $(PIP) -r scripts/moai-requirements.txt
+	touch $@
+
 check: .venv/.done stubs buf
 	.venv/bin/ruff check .
 	.venv/bin/mypy
@@ -134,4 +143,4 @@ demo: .venv/.done train-env
 	.venv/bin/python scripts/demo.py
 
 clean:
-	rm -rf .venv .venv-train .venv-38 .venv-hub1 .venv-olah .cache node_modules demo-output dist
+	rm -rf .venv .venv-train .venv-38 .venv-hub1 .venv-olah .venv-moai .cache node_modules demo-output dist

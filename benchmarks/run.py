@@ -18,6 +18,7 @@ sys.path[:0] = [str(_REPO / "tests"), str(_REPO / "benchmarks")]
 
 import download_rows  # noqa: E402
 import platform_rows  # noqa: E402
+import prepare  # noqa: E402
 import spine  # noqa: E402
 import sync_rows  # noqa: E402
 import top  # noqa: E402
@@ -27,6 +28,7 @@ GROUPS = {
     "spine": spine.rows,
     "platform": platform_rows.rows,
     "download": download_rows.rows,
+    "prepare": prepare.rows,
     "sync": sync_rows.rows,
     "top": top.rows,
 }

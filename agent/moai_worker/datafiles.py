@@ -1,9 +1,8 @@
 """Read the rows of one data file: jsonl, json, csv, tsv, txt or parquet.
 
-Owns naming the place of a bad row: file and line (of parquet: row). Text is UTF-8, with or without a BOM.
+Owns naming the place of a bad row: file and line (of parquet: row).
 Rows are streamed, except for a ``.json`` that is one big document, which is read whole. Runs in the prepare
-step; pyarrow is imported only for parquet. Refuses bytes that are not UTF-8 instead of guessing another
-encoding.
+step; pyarrow is imported only for parquet. Text is read by textfiles.py, which tells UTF-8 from CP949.
 """
 
 import csv
@@ -12,7 +11,9 @@ import re
 import sys
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
+from . import textfiles
 from .errors import StepError
+from .textfiles import bad as _bad
 
 #: A row and where it stands in its file: (file, 1-based line or row number, values by column).
 PlacedRow = Tuple[str, int, Dict[str, Any]]
@@ -43,6 +44,10 @@ _SPLIT_WORDS = {
 BATCH_ROWS = 256
 
 
+#: Reads rows of a split, all or those whose byte in a map of one byte a row is not 0.
+Reader = Callable[[Sequence[str], Optional[bytearray]], Iterator[PlacedRow]]
+
+
 class Split:
     """One split of a source.
 
@@ -50,23 +55,28 @@ class Split:
         name: ``train``, ``validation``, ``test`` or what the source calls it.
         columns: names of the columns (of a text file: ``text``).
         rows: number of rows, counted without decoding them.
+        notes: what a person should know of its files.
     """
 
     def __init__(
-        self, name: str, columns: List[str], rows: int, read: Callable[[Sequence[str]], Iterator[PlacedRow]]
+        self, name: str, columns: List[str], rows: int, read: Reader, notes: Optional[List[str]] = None
     ) -> None:
         self.name = name
         self.columns = columns
         self.rows = rows
+        self.notes = notes or []
         self._read = read
 
-    def read(self, columns: Sequence[str]) -> Iterator[PlacedRow]:
+    def read(self, columns: Sequence[str], wanted: Optional[bytearray] = None) -> Iterator[PlacedRow]:
         """Iterate over the rows, at least with ``columns``; every call starts at the first row.
+
+        Args:
+            wanted: one byte a row, 0 for those to leave out, which are hardly looked at; None: all.
 
         Raises:
             StepError: DATASET_INVALID at a row that cannot be read, with file and line.
         """
-        return self._read(columns)
+        return self._read(columns, wanted)
 
 
 def file_splits(path: str, kind: str) -> Dict[str, Split]:
@@ -81,61 +91,54 @@ def file_split(path: str, kind: str, name: str = "train") -> Split:
     if kind == "json":
         found = _json_splits(path)
         return found["train"] if list(found) == ["train"] else joined(name, list(found.values()))
+    facts = textfiles.scan(path)
+    encoding = facts.encoding
     reader = {"jsonl": _read_jsonl, "csv": _read_csv, "text": _read_text}[kind]
 
-    def read(columns: Sequence[str]) -> Iterator[PlacedRow]:
-        return reader(path)
+    def read(columns: Sequence[str], wanted: Optional[bytearray] = None) -> Iterator[PlacedRow]:
+        return reader(path, encoding, wanted)
 
-    rows, first = 0, None
+    rows, first = facts.rows, next(reader(path, encoding, None), None)
     if kind == "csv":  # a quoted field may span lines, so rows must be parsed to be counted
-        for placed in reader(path):
-            first = first or placed
-            rows += 1
-    else:
-        with open(path, "rb") as file:
-            rows = sum(1 for line in file if line.strip(b"\xef\xbb\xbf \t\r\n"))
-        first = next(reader(path), None)
-    return Split(name, list(first[2]) if first else [], rows, read)
+        rows = sum(1 for _ in reader(path, encoding, None))
+    note = facts.note(path)
+    return Split(name, list(first[2]) if first else [], rows, read, [note] if note else [])
 
 
-def _lines(path: str) -> Iterator[Tuple[int, str]]:
-    """Numbered lines with their ends; a byte that is no UTF-8 is named by its line."""
-    with open(path, "rb") as file:
-        for number, raw in enumerate(file, 1):
-            if number == 1 and raw.startswith(b"\xef\xbb\xbf"):
-                raw = raw[3:]
-            try:
-                yield number, raw.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise _bad(
-                    path, number, "byte {} of the line is not UTF-8".format(error.start + 1)
-                ) from error
-
-
-def _read_jsonl(path: str) -> Iterator[PlacedRow]:
-    for number, line in _lines(path):
-        if not line.strip():
+def _read_jsonl(path: str, encoding: str, wanted: Optional[bytearray]) -> Iterator[PlacedRow]:
+    index = -1
+    for number, line in textfiles.lines(path, encoding):
+        if line.isspace() or not line:
+            continue
+        index += 1
+        if wanted is not None and not (index < len(wanted) and wanted[index]):
             continue
         try:
-            row = json.loads(line)
-        except ValueError as error:
+            row = json.loads(textfiles.text(path, number, line))
+        except (ValueError, RecursionError) as error:
             raise _bad(path, number, "not JSON ({})".format(error)) from error
         if not isinstance(row, dict):
             raise _bad(path, number, "a {} instead of an object".format(type(row).__name__))
         yield path, number, row
 
 
-def _read_text(path: str) -> Iterator[PlacedRow]:
-    for number, line in _lines(path):
-        if line.strip():
-            yield path, number, {"text": line.rstrip("\r\n")}
+def _read_text(path: str, encoding: str, wanted: Optional[bytearray]) -> Iterator[PlacedRow]:
+    index = -1
+    for number, raw in textfiles.lines(path, encoding):
+        if raw.isspace() or not raw:
+            continue
+        index += 1
+        if wanted is None or (index < len(wanted) and wanted[index]):
+            yield path, number, {"text": textfiles.text(path, number, raw).rstrip("\r\n")}
 
 
-def _read_csv(path: str) -> Iterator[PlacedRow]:
+def _read_csv(path: str, encoding: str, wanted: Optional[bytearray]) -> Iterator[PlacedRow]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # articles are longer than the default 128 KiB
     delimiter = "\t" if path.lower().endswith(".tsv") else ","
-    reader = csv.reader((line for _, line in _lines(path)), delimiter=delimiter, strict=True)
+    decoded = (textfiles.text(path, number, raw) for number, raw in textfiles.lines(path, encoding))
+    reader = csv.reader(decoded, delimiter=delimiter, strict=True)
     header: List[str] = []
+    index = -1
     try:
         for cells in reader:
             if not cells:
@@ -147,7 +150,9 @@ def _read_csv(path: str) -> Iterator[PlacedRow]:
                 continue
             if len(cells) != len(header):
                 raise _bad(path, reader.line_num, "{} fields instead of {}".format(len(cells), len(header)))
-            yield path, reader.line_num, dict(zip(header, cells))
+            index += 1
+            if wanted is None or (index < len(wanted) and wanted[index]):
+                yield path, reader.line_num, dict(zip(header, cells))
     except csv.Error as error:
         raise _bad(path, reader.line_num, "not CSV ({})".format(error)) from error
 
@@ -157,11 +162,12 @@ def _json_splits(path: str) -> Dict[str, Split]:
     with open(path, "rb") as file:
         raw = file.read()
     if not raw.strip(b"\xef\xbb\xbf \t\r\n"):
-        return {"train": Split("train", [], 0, lambda columns: iter(()))}
+        return {"train": Split("train", [], 0, lambda columns, wanted: iter(()))}
+    facts = textfiles.scan(path)
     try:
-        document = json.loads(raw.decode("utf-8-sig"))
+        document = json.loads(raw.decode("cp949" if facts.encoding == "cp949" else "utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise _bad(path, raw.count(b"\n", 0, error.start) + 1, "not UTF-8") from error
+        raise _bad(path, raw.count(b"\n", 0, error.start) + 1, "not {}".format(facts.encoding)) from error
     except ValueError as error:
         if raw.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and "Extra data" in str(error):
             del raw
@@ -177,18 +183,21 @@ def _json_splits(path: str) -> Dict[str, Split]:
         groups = {"train": [document]}
     else:
         raise _bad(path, 1, "neither an array of objects nor an object of arrays")
-    return {name: _list_split(path, name, rows) for name, rows in groups.items()}
+    notes = [facts.note(path)] if facts.note(path) else []
+    return {name: _list_split(path, name, rows, notes) for name, rows in groups.items()}
 
 
-def _list_split(path: str, name: str, rows: List[Any]) -> Split:
+def _list_split(path: str, name: str, rows: List[Any], notes: List[str]) -> Split:
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise _bad(path, number, "a {} instead of an object".format(type(row).__name__), "row")
 
-    def read(columns: Sequence[str]) -> Iterator[PlacedRow]:
-        return ((path, number, row) for number, row in enumerate(rows, 1))
+    def read(columns: Sequence[str], wanted: Optional[bytearray] = None) -> Iterator[PlacedRow]:
+        for number, row in enumerate(rows, 1):
+            if wanted is None or wanted[number - 1]:
+                yield path, number, row
 
-    return Split(name, list(rows[0]) if rows else [], len(rows), read)
+    return Split(name, list(rows[0]) if rows else [], len(rows), read, notes)
 
 
 def _parquet_split(path: str, name: str) -> Split:
@@ -204,17 +213,22 @@ def _parquet_split(path: str, name: str) -> Split:
     except (pyarrow.ArrowException, OSError) as error:
         raise _bad(path, 0, "not a complete parquet file ({})".format(str(error)[:200])) from error
 
-    def read(wanted: Sequence[str]) -> Iterator[PlacedRow]:
+    def read(asked: Sequence[str], wanted: Optional[bytearray] = None) -> Iterator[PlacedRow]:
         number = 0
         try:
             with open(path, "rb") as file:
-                keep = [column for column in columns if column in wanted] or columns[:1]
+                keep = [column for column in columns if column in asked] or columns[:1]
                 for batch in parquet.ParquetFile(file).iter_batches(BATCH_ROWS, columns=keep):
+                    if wanted is not None and not any(wanted[number : number + batch.num_rows]):
+                        number += batch.num_rows
+                        continue
                     for row in batch.to_pylist():
                         number += 1
-                        yield path, number, row
+                        if wanted is None or wanted[number - 1]:
+                            yield path, number, row
         except (pyarrow.ArrowException, OSError) as error:
-            raise _bad(path, number + 1, "damaged ({})".format(str(error)[:200]), "row") from error
+            what = "damaged here or within the {} rows after it ({})".format(BATCH_ROWS - 1, str(error)[:200])
+            raise _bad(path, number + 1, what, "row") from error
 
     return Split(name, columns, rows, read)
 
@@ -222,14 +236,18 @@ def _parquet_split(path: str, name: str) -> Split:
 def joined(name: str, parts: List[Split]) -> Split:
     """Several files of one split, one after the other."""
 
-    def read(columns: Sequence[str]) -> Iterator[PlacedRow]:
+    def read(columns: Sequence[str], wanted: Optional[bytearray] = None) -> Iterator[PlacedRow]:
+        before = 0
         for part in parts:
-            for placed in part.read(columns):
-                yield placed
+            own = None if wanted is None else wanted[before : before + part.rows]
+            before += part.rows
+            if own is None or any(own):
+                for placed in part.read(columns, own):
+                    yield placed
 
     filled = [part for part in parts if part.rows] or parts
     columns = [column for column in filled[0].columns if all(column in part.columns for part in filled)]
-    return Split(name, columns, sum(part.rows for part in parts), read)
+    return Split(name, columns, sum(part.rows for part in parts), read, [note for part in parts for note in part.notes])
 
 
 def split_of(name: str) -> Optional[str]:
@@ -249,14 +267,4 @@ def package_missing(package: str, purpose: str, error: ImportError) -> StepError
         "{} needs the package {}, which {} cannot import{}".format(purpose, package, sys.executable, broken),
         "moai remote env install --env {} {}".format(sys.executable, package),
         {"package": package, "python": sys.executable},
-    )
-
-
-def _bad(path: str, number: int, what: str, unit: str = "line") -> StepError:
-    where = "{}, {} {}".format(path, unit, number) if number else path
-    return StepError(
-        "DATASET_INVALID",
-        "{}: {}".format(where, what),
-        "correct or remove that {} and run again".format(unit),
-        {"file": path, unit: str(number)},
     )

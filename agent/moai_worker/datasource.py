@@ -257,12 +257,15 @@ def _library_error(path: str, config: Optional[str], error: BaseException) -> St
 
 
 def _loaded_split(path: str, name: str, part: Any) -> Split:
-    def read(columns: Sequence[str]) -> Iterator[PlacedRow]:
+    def read(columns: Sequence[str], wanted: Optional[bytearray] = None) -> Iterator[PlacedRow]:
         keep = [column for column in part.column_names if column in columns] or part.column_names[:1]
         narrow = part.select_columns(keep)
         for start in range(0, len(narrow), BATCH_ROWS):
+            if wanted is not None and not any(wanted[start : start + BATCH_ROWS]):
+                continue
             batch = narrow[start : start + BATCH_ROWS]
             for offset in range(len(batch[keep[0]])):
-                yield path, start + offset + 1, {column: batch[column][offset] for column in keep}
+                if wanted is None or wanted[start + offset]:
+                    yield path, start + offset + 1, {column: batch[column][offset] for column in keep}
 
     return Split(name, list(part.column_names), len(part), read)

@@ -1,138 +1,161 @@
-"""Turn rows of text into token ids of one length, with the model's own tokenizer.
+"""Turn rows of text into blocks of token ids of one length: padded, or packed without padding.
 
-Owns loading the tokenizer (offline), padding and the check that its ids fit the model. Ids equal
-``tokenizer(text, truncation=True, max_length=block_size, padding="max_length")`` row by row; padding is
-done here because the library's returns Python lists several times larger. Runs in the prepare step;
-transformers is imported inside functions only. Refuses the network, and code inside the model's folder
-unless trusted.
+Owns rendering rows (with their place in error messages), the batches, padding, packing and the labels that
+leave prompts out. Ids of a padded row equal ``tokenizer(text, truncation=True, max_length=block_size,
+padding="max_length")``. Batches depend on the rows alone, never on the engine or the machine, so a run that
+goes on after a kill writes the same bytes. Runs in the prepare step; numpy inside functions only.
 """
 
-import errno
-import hashlib
-import json
-import os
-import sys
-from array import array
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from collections import deque
+from typing import Any, Deque, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from .datafiles import PlacedRow, package_missing
+from .datafiles import PlacedRow
+from .engine_process import EngineFailed
 from .errors import StepError
-from .templates import Template
+from .modeltokenizer import ModelTokenizer
 
 _BATCH_ROWS = 256
 _MAX_BATCH_CHARACTERS = 4 << 20
-_TOKENIZER_FILES = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "spiece.model",
-)
+#: Batches that an engine may have at once: one it works on, one it can begin, one being read.
+_UNDER_WAY = 3
+#: A row of so many characters is said to be there: it is hardly meant.
+LONG_ROW = 1 << 20
+#: The index the loss of transformers' models leaves out (torch's CrossEntropyLoss ignore_index).
+IGNORED = -100
 
 
-class _TokenizerErrors:
-    """Turns what the tokenizer libraries raise into TOKENIZER_FAILED.
+class Block(NamedTuple):
+    """Some rows of the result (numpy): int32 ``ids`` and int8 ``mask``, rows by block size, ``labels`` or None.
 
-    A class rather than an ``except`` list because tokenizers raises bare ``Exception`` for a damaged file,
-    beside OSError, ValueError, KeyError, ImportError and AttributeError from transformers. Nothing is
-    swallowed.
+    ``consumed``: rows of the source that are in this and the blocks before it, those left out included.
     """
 
-    def __init__(self, model: str, doing: str) -> None:
-        self._model = model
-        self._doing = doing
+    ids: Any
+    mask: Any
+    labels: Any
+    consumed: int
 
-    def __enter__(self) -> None:
-        return None
 
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if not isinstance(error, Exception) or isinstance(error, (StepError, MemoryError)):
-            return
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return
-        text = " ".join(str(error).split())[:400] or type(error).__name__
-        raise StepError(
-            "TOKENIZER_FAILED",
-            "the tokenizer in {} {}: {}".format(self._model, self._doing, text),
-            "check that the folder is complete, and that transformers in {} is not older than the one that "
-            "wrote it".format(sys.executable),
-        ) from error
+class Counts:
+    """What went by: rows ``truncated`` and ``skipped`` (blank), ``tokens`` without padding, ``rows`` encoded.
+
+    ``mute``: rows whose labels leave out everything. ``leftover`` are ids (and labels) of a pack that fill no block yet.
+    """
+
+    def __init__(self, state: Optional[Dict[str, Any]] = None) -> None:
+        state = state or {}
+        self.truncated: int = state.get("truncated", 0)
+        self.skipped: int = state.get("skipped", 0)
+        self.tokens: int = state.get("tokens", 0)
+        self.rows: int = state.get("rows", 0)
+        self.mute: int = state.get("mute", 0)
+        self.leftover: List[List[int]] = state.get("leftover", [[], []])
+
+    def state(self) -> Dict[str, Any]:
+        """As JSON, for the journal."""
+        return dict(vars(self))
 
 
 class Encoder:
-    """Loads the tokenizer and turns rows into padded ids.
+    """Rows to blocks.
 
     Args:
-        model: folder of the model or of its tokenizer.
-        template: makes one text of a row; its tutorial settings choose pad token and side where the tokenizer
-            leaves them open.
-        block_size: ids in every row, at least 2.
-        report: a ``Reporter``, told which pad token is used and what may surprise.
-        pad_token_id: overrides the tokenizer's own.
-        trust_remote_code: let code in the model's folder run.
-
-    Attributes:
-        pad_token_id, side: what fills short rows, and on which side. vocab_size: ids are below it.
-        truncated, skipped: rows cut at the block size (a slow tokenizer counts rows that just fill it too),
-        and rows left out because every column used was blank.
+        tokenizer: the model's own. chooser: gives engines (see engines.py); the next one when one dies.
+        template: makes a text of a row. report: a ``Reporter``.
+        pack: join rows with the end-of-text token and cut whole blocks, instead of a row a block.
+        mask_prompt: also give labels, which leave out the prompt of each row.
+        counts: to add to.
     """
 
     def __init__(
-        self,
-        model: str,
-        template: Template,
-        block_size: int,
-        report: Any,
-        pad_token_id: Optional[int] = None,
-        trust_remote_code: bool = False,
+        self, tokenizer: ModelTokenizer, chooser: Any, template: Any, report: Any, pack: bool, mask_prompt: bool, counts: Counts
     ) -> None:
-        self._model = model
-        self._template = template
-        self._block_size = block_size
-        self.truncated = 0
-        self.skipped = 0
-        self._tokenizer = _load_tokenizer(model, trust_remote_code)
-        self.side: str = template.named.padding_side or self._tokenizer.padding_side
-        self.pad_token_id = self._pad(pad_token_id, report)
-        self.vocab_size = _vocab_size(model, self._tokenizer)
-        self._check_fit(report)
-        block = block_size
-        self._pads = array("q", [self.pad_token_id]) * block
-        self._ones, self._zeros = b"\1" * block, b"\0" * block
+        self._tokenizer, self._chooser, self._template, self._report = tokenizer, chooser, template, report
+        self._pack, self._mask_prompt = pack, mask_prompt
+        self.counts = counts
+        self._long = 0
+        if pack and tokenizer.eos is None:
+            raise StepError(
+                "TOKENIZER_FAILED", "rows cannot be packed: the tokenizer in {} has no end-of-text token".format(tokenizer.model),
+                "prepare without --pack",
+            )  # fmt: skip
+        if mask_prompt and tokenizer.cut_left:
+            raise StepError(
+                "USAGE", "prompts cannot be masked: this tokenizer cuts long rows on the left", "prepare without --mask-prompt"
+            )
+        self.engine = chooser.next()
 
-    def encode(self, rows: Iterator[PlacedRow]) -> Iterator[Tuple["array[int]", bytearray]]:
-        """Yield (ids, masks) of up to 256 rows: int64 ids and one mask byte an id, rows back to back.
+    def close(self) -> None:
+        """End the engine."""
+        self.engine.close()
+
+    def encode(self, rows: Iterator[PlacedRow], consumed: int = 0) -> Iterator[Block]:
+        """Yield blocks in the order of the rows; ``consumed`` rows of the source went before these.
 
         Raises:
             StepError: TOKENIZER_FAILED; DATASET_INVALID or COLUMN_MISSING for a row, with its place.
         """
+        waiting: Deque[Tuple[List[str], int, int]] = deque()
+        for texts, seen, skipped in self._batches(rows, consumed):
+            waiting.append((texts, seen, skipped))
+            if texts:
+                self.engine.submit(texts)
+            while len(waiting) >= _UNDER_WAY:
+                for block in self._finish(waiting):
+                    yield block
+        while waiting:
+            for block in self._finish(waiting):
+                yield block
+
+    def _finish(self, waiting: Deque[Tuple[List[str], int, int]]) -> Iterator[Block]:
+        texts, seen, skipped = waiting[0]
+        encoded = self._result([batch[0] for batch in waiting]) if texts else None
+        waiting.popleft()
+        self.counts.skipped += skipped
+        if encoded is not None:
+            yield self._packed(texts, encoded, seen) if self._pack else self._padded(texts, encoded, seen)
+
+    def _result(self, batches: List[List[str]]) -> Any:
+        """The answer to the first of these batches, from the next engine when this one dies."""
+        while True:
+            try:
+                return self.engine.result()
+            except EngineFailed as error:
+                self._report.message(
+                    "the engine {} failed and another goes on: {}".format(self.engine.name, error), "warning", "ENGINE_REFUSED",
+                    engine=self.engine.name,
+                )  # fmt: skip
+                self.engine.close()
+                self.engine = self._chooser.next()
+                for texts in batches:
+                    if texts:
+                        self.engine.submit(texts)
+
+    # --- Texts --------------------------------------------------------------------------------------
+
+    def _batches(self, rows: Iterator[PlacedRow], seen: int) -> Iterator[Tuple[List[str], int, int]]:
+        """(texts, rows of the source so far, rows left out since the last); with labels a prompt after every text."""
         texts: List[str] = []
-        characters = 0
+        characters = skipped = count = 0
         for file, number, row in rows:
+            seen += 1
             text = self._text(file, number, row)
             if text is None:
-                self.skipped += 1
+                skipped += 1
                 continue
             texts.append(text)
+            if self._mask_prompt:
+                texts.append(placed_text(file, number, self._template.prompt, row))
+            count += 1
             characters += len(text)
-            if len(texts) == _BATCH_ROWS or characters >= _MAX_BATCH_CHARACTERS:
-                yield self._batch(texts)
-                texts, characters = [], 0
-        if texts:
-            yield self._batch(texts)
-
-    def wide(self, masks: bytearray) -> bytes:
-        """Mask bytes as int64, for the ``.pt``."""
-        return array("q", memoryview(masks).tolist()).tobytes()
+            if count == _BATCH_ROWS or characters >= _MAX_BATCH_CHARACTERS:
+                yield texts, seen, skipped
+                texts, characters, skipped, count = [], 0, 0, 0
+        if texts or skipped:
+            yield texts, seen, skipped
 
     def _text(self, file: str, number: int, row: Dict[str, Any]) -> Optional[str]:
-        template = self._template
-        for column in template.columns:
+        for column in self._template.columns:
             if column not in row:
                 raise StepError(
                     "DATASET_INVALID",
@@ -140,167 +163,145 @@ class Encoder:
                     "correct or remove it and run again",
                     {"file": file, "line": str(number)},
                 )
-        if not any(str(row[column]).strip() for column in template.columns if row[column] is not None):
+        if all(blank(row[column]) for column in self._template.columns):
             return None
-        try:
-            return template.render(row)
-        except StepError as error:
-            raise StepError(
-                error.reason, "{}, row or line {}: {}".format(file, number, error.message), error.next
-            ) from error
+        text = placed_text(file, number, self._template.render, row)
+        if len(text) >= LONG_ROW:
+            self._long += 1
+            if self._long <= 3:
+                self._report.message(
+                    "{}, row or line {}: a text of {:.1f} million characters{}".format(
+                        file, number, len(text) / 1e6, "" if self._pack else ", of which a row keeps the first ids"
+                    ),
+                    "warning", "ROW_LONG", file=file, line=number,
+                )  # fmt: skip
+        return text
 
-    def _batch(self, texts: List[str]) -> Tuple["array[int]", bytearray]:
-        block = self._block_size
-        with _TokenizerErrors(self._model, "failed on a text"):
-            encoded = self._tokenizer(
-                texts,
-                truncation=True,
-                max_length=block,
-                padding=False,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-            )
-        details = encoded.encodings  # None for tokenizers written in Python
-        ids, masks = array("q"), bytearray()
-        for index, row in enumerate(encoded["input_ids"]):
-            length = len(row)
-            if length >= block:
-                self.truncated += bool(details[index].overflowing) if details else 1
-            if length > block or (length and not 0 <= min(row) <= max(row) < self.vocab_size):
-                raise self._misfit(row)
-            missing = block - length
-            if self.side == "left":
-                ids += self._pads[:missing]
-                masks += self._zeros[:missing]
-            ids.extend(row)
-            masks += self._ones[:length]
-            if self.side != "left":
-                ids += self._pads[:missing]
-                masks += self._zeros[:missing]
-        return ids, masks
+    # --- Blocks -------------------------------------------------------------------------------------
 
-    def _pad(self, given: Optional[int], report: Any) -> int:
-        if given is not None:
-            return int(given)
-        if self._tokenizer.pad_token_id is not None:
-            return int(self._tokenizer.pad_token_id)
-        rule = self._template.named.pad
-        known = {"eos": self._tokenizer.eos_token_id, "unk": self._tokenizer.unk_token_id}.get(rule)
-        if known is not None:
-            report.message(
-                "the tokenizer has no pad token: padding with its {} token, id {}".format(rule, known),
-                code="PAD_TOKEN",
-                pad_token_id=known,
-            )
-            return int(known)
-        report.message(
-            "the tokenizer has no pad token: padding with id 0 as the Llama tutorials do; "
-            "set tokenizer.pad_token_id = 0 in a training script of your own",
-            code="PAD_TOKEN",
-            pad_token_id=0,
-        )
-        return 0
+    def _split(self, encoded: Any) -> Tuple[List[Any], List[Any], List[int], Any]:
+        """(ids of each row, its labels or None, its prompt's length, which were cut)."""
+        import numpy
 
-    def _check_fit(self, report: Any) -> None:
-        block = self._block_size
-        if not 0 <= self.pad_token_id < self.vocab_size:
+        ends = numpy.cumsum(encoded.lengths)
+        rows = numpy.split(encoded.ids, ends[:-1]) if len(ends) else []
+        return rows[::2], rows[1::2], encoded.lengths[::2], encoded.cut[::2]
+
+    def _prompt_length(self, row: Any, prompt: Any) -> int:
+        """How many leading ids of a row are those of its prompt alone; one that reaches into the answer is not."""
+        import numpy
+
+        suffix = len(self._tokenizer.suffix)
+        if suffix and prompt[-suffix:].tolist() == self._tokenizer.suffix:
+            prompt = prompt[:-suffix]
+        common = min(len(row), len(prompt))
+        unlike = numpy.flatnonzero(row[:common] != prompt[:common])
+        return int(unlike[0]) if len(unlike) else common
+
+    def _check(self, ids: Any) -> None:
+        if len(ids):
+            self._tokenizer.check_ids(int(ids.min()), int(ids.max()))
+
+    def _padded(self, texts: List[str], encoded: Any, consumed: int) -> Block:
+        import numpy
+
+        block, prompts = self._tokenizer.block_size, None
+        ids, lengths, cut = encoded.ids, encoded.lengths, encoded.cut
+        if self._mask_prompt:
+            rows, asked, lengths, cut = self._split(encoded)
+            prompts = numpy.array([self._prompt_length(row, prompt) for row, prompt in zip(rows, asked)], dtype=numpy.int64)
+            ids = numpy.concatenate(rows)
+        self._check(ids)
+        if len(lengths) and int(lengths.max()) > block:
             raise StepError(
                 "TOKENIZER_FAILED",
-                "the pad token id {} is outside the model's vocabulary of {}".format(
-                    self.pad_token_id, self.vocab_size
+                "the tokenizer in {} gave a row of {} ids though told to stop at {}".format(
+                    self._tokenizer.model, int(lengths.max()), block
                 ),
-                "give another one with --pad-token-id, for example 0",
+                "use the tokenizer that belongs to the model",
             )
-        positions = _config(self._model).get("max_position_embeddings")
-        if isinstance(positions, int) and positions < block:
-            report.message(
-                "block size {} is longer than the {} positions the model was made for".format(
-                    block, positions
-                ),
-                "warning",
-                "BLOCK_SIZE",
-            )
-        ending = self._template.ending
-        if ending and len(self._tokenizer.encode(ending, add_special_tokens=False)) != 1:
-            report.message(
-                "the template's ending {!r} is not one token of this tokenizer; "
-                "the model learns it as plain text".format(ending),
-                code="ENDING_NOT_A_TOKEN",
-            )
+        columns = numpy.arange(block)[None, :]
+        starts = (block - lengths if self._tokenizer.side == "left" else numpy.zeros(len(lengths), dtype=numpy.int64))[:, None]
+        mask = (columns >= starts) & (columns < starts + lengths[:, None])
+        out = numpy.full((len(lengths), block), self._tokenizer.pad_token_id, dtype=numpy.int32)
+        out[mask] = ids
+        labels = None
+        if prompts is not None:
+            self.counts.mute += int((prompts >= lengths).sum())
+            labels = numpy.where(mask & (columns >= starts + prompts[:, None]), out, numpy.int32(IGNORED)).astype(numpy.int32)
+        self._count(len(lengths), int(lengths.sum()), int(cut.sum()))
+        return Block(out, mask.view(numpy.int8), labels, consumed)
 
-    def _misfit(self, row: List[int]) -> StepError:
-        return StepError(
-            "TOKENIZER_FAILED",
-            "the tokenizer in {} gave {} ids from {} to {}; the model takes {} ids below {}".format(
-                self._model, len(row), min(row), max(row), self._block_size, self.vocab_size
-            ),
-            "use the tokenizer that belongs to the model",
-        )
+    def _packed(self, texts: List[str], encoded: Any, consumed: int) -> Block:
+        import numpy
 
+        block, eos = self._tokenizer.block_size, self._tokenizer.eos
+        self._check(encoded.ids)
+        pieces = [numpy.array(self.counts.leftover[0], dtype=numpy.int32)]
+        labels = [numpy.array(self.counts.leftover[1], dtype=numpy.int32)]
+        ends = numpy.cumsum(encoded.lengths)
+        rows = numpy.split(encoded.ids, ends[:-1])
+        step = 2 if self._mask_prompt else 1
+        for index in range(0, len(rows), step):
+            row = rows[index]
+            if not len(row) or row[-1] != eos:
+                row = numpy.append(row, numpy.int32(eos))
+            pieces.append(row)
+            if self._mask_prompt:
+                told = row.copy()
+                told[: self._prompt_length(row, rows[index + 1])] = IGNORED
+                labels.append(told)
+        count = len(rows) // step
+        flat = numpy.concatenate(pieces)
+        whole = len(flat) // block * block
+        ids = flat[:whole].reshape(-1, block).astype(numpy.int32)
+        self.counts.leftover = [flat[whole:].tolist(), []]
+        told_ids = None
+        if self._mask_prompt:
+            flat_labels = numpy.concatenate(labels)
+            told_ids = flat_labels[:whole].reshape(-1, block).astype(numpy.int32)
+            self.counts.leftover[1] = flat_labels[whole:].tolist()
+        self._count(count, whole, 0)
+        return Block(ids, numpy.ones(ids.shape, dtype=numpy.int8), told_ids, consumed)
 
-def _load_tokenizer(model: str, trust_remote_code: bool) -> Any:
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
-        os.environ[name] = "1"  # the folder is here; looking for a newer one could hang for minutes
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    try:
-        from transformers import AutoTokenizer
-    except ImportError as error:
-        raise package_missing("transformers", "preparing a dataset", error) from error
-    with _TokenizerErrors(model, "cannot be loaded"):
-        return AutoTokenizer.from_pretrained(
-            model, trust_remote_code=trust_remote_code, local_files_only=True
-        )
-
-
-def _config(model: str) -> Dict[str, Any]:
-    try:
-        with open(os.path.join(model, "config.json"), encoding="utf-8") as file:
-            config = json.load(file)
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise StepError(
-            "TOKENIZER_FAILED",
-            "{}/config.json is not JSON: {}".format(model, error),
-            "download the model again",
-        ) from error
-    return config if isinstance(config, dict) else {}
+    def _count(self, rows: int, tokens: int, truncated: int) -> None:
+        self.counts.rows += rows
+        self.counts.tokens += tokens
+        self.counts.truncated += truncated
 
 
-def _vocab_size(model: str, tokenizer: Any) -> int:
-    size = _config(model).get("vocab_size")
-    return size if isinstance(size, int) and size > 0 else len(tokenizer)
+def blank(value: Any) -> bool:
+    """Whether a cell says nothing."""
+    if value is None:
+        return True
+    if isinstance(value, str):
+        return not value or value.isspace()
+    if isinstance(value, (list, dict)):
+        return not value
+    return not str(value).strip()
 
 
-def tokenizer_digests(model: str) -> Dict[str, str]:
-    """SHA-256 by name of the files in ``model`` that decide what its tokenizer does.
+def placed_text(file: str, number: int, make: Any, row: Dict[str, Any]) -> str:
+    """What ``make`` (a template's render or prompt) gives for a row; a mistake is named with its place.
 
     Raises:
-        StepError: FILE_NOT_FOUND without the folder, TOKENIZER_FAILED when it holds no tokenizer.
+        StepError: that of the template, or DATASET_INVALID for half a character.
     """
-    if not os.path.isdir(model):
+    try:
+        text: str = make(row)
+        if not text.isascii():
+            text.encode("utf-8")
+        return text
+    except StepError as error:
         raise StepError(
-            "FILE_NOT_FOUND",
-            "there is no model folder {}".format(model),
-            "download the model first, or give the folder it is in",
-        )
-    # Tokenizers with code of their own (Baichuan) change with that code.
-    names = list(_TOKENIZER_FILES) + sorted(name for name in os.listdir(model) if name.endswith(".py"))
-    paths = [(name, os.path.join(model, name)) for name in names]
-    found = {name: sha256_of(path) for name, path in paths if os.path.isfile(path)}
-    if not any(name != "config.json" for name in found):
+            error.reason, "{}, row or line {}: {}".format(file, number, error.message), error.next
+        ) from error
+    except UnicodeEncodeError as error:
         raise StepError(
-            "TOKENIZER_FAILED",
-            "{} holds no tokenizer files".format(model),
-            "download tokenizer.json (or tokenizer.model) and tokenizer_config.json of the model",
-        )
-    return found
-
-
-def sha256_of(path: str) -> str:
-    """Hex SHA-256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for piece in iter(lambda: file.read(1 << 20), b""):
-            digest.update(piece)
-    return digest.hexdigest()
+            "DATASET_INVALID",
+            "{}, row or line {}: holds half a character (U+{:04X}, a lone surrogate)".format(
+                file, number, ord(error.object[error.start])
+            ),
+            "correct or remove it and run again",
+            {"file": file, "line": str(number)},
+        ) from error

@@ -64,7 +64,9 @@ def train(settings: TrainSettings, report: Any) -> Dict[str, Any]:
     micro = settings.micro_batch(processes)
 
     report.phase("loading", "dataset {}".format(settings.dataset))
-    rows = train_data.open_dataset(settings.dataset, *modelfiles.limits(config))
+    limits = modelfiles.limits(config)
+    rows = train_data.open_dataset(settings.dataset, *limits)
+    train_data.check_marker(settings.dataset, settings.model, limits[0])
     per_epoch = rows.rows // settings.batch_size
     if per_epoch < 1:
         raise StepError(

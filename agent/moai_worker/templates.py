@@ -151,7 +151,7 @@ def load(spec: str) -> Template:
     if name in NAMED:
         return Template(NAMED[name].text, NAMED[name])
     if "\n" not in spec and "\0" not in spec and os.path.isfile(os.path.expanduser(spec)):
-        return Template(_read_file(os.path.expanduser(spec)))
+        return Template(read_file(os.path.expanduser(spec)))
     if "{" in spec or "}" in spec or "\n" in spec:
         return Template(spec)
     if "/" in spec or os.path.splitext(spec)[1].lower() in (".txt", ".tmpl", ".template", ".md", ".j2"):
@@ -254,7 +254,8 @@ def _value(row: Mapping[str, Any], column: Optional[str]) -> str:
     )
 
 
-def _read_file(path: str) -> str:
+def read_file(path: str) -> str:
+    """A template file's text: UTF-8, at most 1 MiB. Raises TEMPLATE_INVALID."""
     try:
         with open(path, "rb") as file:
             raw = file.read(_MAX_FILE_BYTES + 1)

@@ -16,7 +16,7 @@ import sys
 import zlib
 from array import array
 from itertools import zip_longest
-from typing import Iterable, Iterator, List, Optional, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple, Union
 
 #: One row, or several rows back to back: machine-order int64 in a buffer, or a plain list of ints.
 Row = Union[List[int], "array[int]", bytes, bytearray, memoryview]
@@ -36,6 +36,9 @@ class TorchFileWriter:
         path: where the finished file goes; its folder must exist. A file there is replaced.
         row_length: number of ids in every row (the block size), at least 1.
         attention_mask: also store a mask for every row, as a second int64 view of the same storage.
+        labels: also store labels for every row, as a further view after the mask.
+        state: what ``checkpoint`` returned to a writer that was killed: goes on from there. The file it
+            wrote must still be there.
 
     Use it as a context manager, or call ``close`` or ``abort``. Not for several threads.
 
@@ -44,20 +47,32 @@ class TorchFileWriter:
         ValueError: wrong order of calls, a row of another length, a split named twice.
     """
 
-    def __init__(self, path: str, row_length: int, attention_mask: bool = False) -> None:
+    def __init__(
+        self,
+        path: str,
+        row_length: int,
+        attention_mask: bool = False,
+        labels: bool = False,
+        state: Optional[Dict[str, Any]] = None,
+    ) -> None:
         if row_length < 1:
             raise ValueError("row_length must be at least 1, not {}".format(row_length))
         self._path = os.path.abspath(path)
         folder, name = os.path.split(self._path)
-        self._temp = os.path.join(folder, ".{}.partial-{}".format(name, os.getpid()))
+        self._temp = os.path.join(folder, ".{}.partial".format(name))
         self._row_length = row_length
         self._mask = attention_mask
+        self._labels = labels
         self._splits: List[Tuple[str, int]] = []
         self._open_split: Optional[str] = None
         self._rows = 0
         self._pending = bytearray()
-        self._file = open(self._temp, "wb", buffering=0)
+        self._file = open(self._temp, "wb" if state is None else "r+b", buffering=0)
         self._zip = _StoredZip(self._file)
+        if state is not None:
+            self._splits = [(name, rows) for name, rows in state["splits"]]
+            self._open_split, self._rows = state["open_split"], state["rows"]
+            self._zip.restore(state["zip"])
 
     def __enter__(self) -> "TorchFileWriter":
         return self
@@ -108,6 +123,33 @@ class TorchFileWriter:
                 self._add(mask)
         return self._rows - before
 
+    def write_wide(self, rows: memoryview) -> int:
+        """Append rows as they lie in the file: int64 ids, then mask, then labels, as far as stored.
+
+        Returns:
+            How many rows were added.
+        """
+        if self._open_split is None:
+            raise ValueError("no split is open")
+        width = 8 * self._row_length * (1 + self._mask + self._labels)
+        count, rest = divmod(rows.nbytes, width)
+        if rest:
+            raise ValueError("{} bytes are no whole number of rows of {}".format(rows.nbytes, width))
+        self._rows += count
+        self._add(rows.cast("B"))
+        return count
+
+    def checkpoint(self) -> Dict[str, Any]:
+        """Flush to the disk; what a new writer needs to go on here after this one was killed (JSON)."""
+        self._flush()
+        os.fsync(self._file.fileno())
+        return {
+            "splits": self._splits,
+            "open_split": self._open_split,
+            "rows": self._rows,
+            "zip": self._zip.state(),
+        }
+
     def end_split(self) -> int:
         """Finish the open split and return its number of rows (may be 0)."""
         if self._open_split is None:
@@ -126,7 +168,7 @@ class TorchFileWriter:
             if self._open_split is not None:
                 self.end_split()
             self._zip.begin(_TOP + "/data.pkl")
-            for chunk in pickle_chunks(self._splits, self._row_length, self._mask):
+            for chunk in pickle_chunks(self._splits, self._row_length, self._mask, self._labels):
                 self._zip.write(chunk)
             self._zip.end()
             for name, text in (("byteorder", sys.byteorder), ("version", "3\n")):
@@ -196,66 +238,57 @@ def sync_folder(folder: str) -> None:
         os.close(fd)
 
 
-def pickle_chunks(splits: List[Tuple[str, int]], row_length: int, attention_mask: bool) -> Iterator[bytes]:
+def pickle_chunks(
+    splits: List[Tuple[str, int]], row_length: int, attention_mask: bool, labels: bool = False
+) -> Iterator[bytes]:
     """The pickle of ``{split: [{"input_ids": tensor, ...}, ...]}``, in chunks (opcodes: pickletools).
 
     Args:
         splits: name and number of rows of each, in the order of their storages ``0``, ``1``...
-        row_length: ids in a row. attention_mask: rows carry a mask right after their ids.
+        row_length: ids in a row. attention_mask: rows carry a mask right after their ids. labels: and
+            labels after that.
 
     Only opcodes that torch's restricted unpickler knows are used. What repeats (function, class, keys, shape,
     storage) is put in the memo once, so a row costs about 30 bytes; each tensor still gets its own
     OrderedDict of hooks, since a shared one would hand one tensor's hooks to all.
     """
-    # Memo: 0 rebuild, 1 OrderedDict, 2 shape, 3 stride, 4 "input_ids", 5 "attention_mask", 6.. the storages.
+    # Memo: 0 rebuild, 1 OrderedDict, 2 shape, 3 stride, 4 "input_ids", 5 and 6 the further columns in use,
+    # then the storages.
+    more = [name for name, used in (("attention_mask", attention_mask), ("labels", labels)) if used]
+    per_row = row_length * (1 + len(more))
+    first_storage = 6 if len(more) < 2 else 7
     yield b"\x80\x02}q\xff("  # protocol 2, the outer dict, MARK for its items
     known = False
     for key, (name, rows) in enumerate(splits):
-        per_row = row_length * (2 if attention_mask else 1)
         yield _text(name) + b"]"
         if rows == 0:
             continue
+        keys = [b"h" + bytes([5 + n]) for n in range(len(more))]
         if not known:
             # Values can only be memoised while on the stack, so the first row spells everything out.
             known = True
-            words = (
-                b"ctorch._utils\n_rebuild_tensor_v2\nq\x00",
-                b"ccollections\nOrderedDict\nq\x01",
-                _int(row_length) + b"\x85q\x02",
-                b"K\x01\x85q\x03",
-                _text("input_ids") + b"q\x04",
-                _text("attention_mask") + b"q\x05",
-            )
+            rebuild, hooks = b"ctorch._utils\n_rebuild_tensor_v2\nq\x00", b"ccollections\nOrderedDict\nq\x01"
+            shape, stride = _int(row_length) + b"\x85q\x02", b"K\x01\x85q\x03"
+            ids_key = _text("input_ids") + b"q\x04"
+            first_keys = [_text(column) + b"q" + bytes([5 + n]) for n, column in enumerate(more)]
         else:
-            words = (b"h\x00", b"h\x01", b"h\x02", b"h\x03", b"h\x04", b"h\x05")
-        rebuild, hooks, shape, stride, ids_key, mask_key = words
+            rebuild, hooks, shape, stride, ids_key, first_keys = b"h\x00", b"h\x01", b"h\x02", b"h\x03", b"h\x04", keys
+        again = b"h" + bytes([first_storage + key])
         # persistent id: ("storage", type, key, location, number of elements), then BINPERSID
         persistent = b"(" + _text("storage") + b"ctorch\nLongStorage\n" + _text(str(key)) + _text("cpu")
-        persistent += _int(rows * per_row) + b"tQ" + b"q" + bytes([6 + key])
-        yield (
-            b"(}"
-            + ids_key
-            + rebuild
-            + b"("
-            + persistent
-            + b"K\x00"
-            + shape
-            + stride
-            + b"\x89"
-            + hooks
-            + b")RtRs"
-        )
-        again = b"h" + bytes([6 + key])
+        persistent += _int(rows * per_row) + b"tQ" + b"q" + again[1:]
+        yield b"(}" + ids_key + rebuild + b"(" + persistent + b"K\x00" + shape + stride + b"\x89" + hooks + b")RtRs"
         tail = b"h\x02h\x03\x89h\x01)RtRs"
-        head_ids, head_mask = b"}h\x04h\x00(" + again, b"h\x05h\x00(" + again
-        if attention_mask:
-            yield mask_key + b"h\x00(" + again + _int(row_length) + tail
+        for number, column_key in enumerate(first_keys, 1):
+            yield column_key + b"h\x00(" + again + _int(number * row_length) + tail
+        head_ids = b"}h\x04h\x00(" + again
+        heads = [column_key + b"h\x00(" + again for column_key in keys]
         for first in range(1, rows, _ROWS_A_CHUNK):
             chunk = []
             for row in range(first, min(rows, first + _ROWS_A_CHUNK)):
                 chunk.append(head_ids + _int(row * per_row) + tail)
-                if attention_mask:
-                    chunk.append(head_mask + _int(row * per_row + row_length) + tail)
+                for number, head in enumerate(heads, 1):
+                    chunk.append(head + _int(row * per_row + number * row_length) + tail)
             yield b"".join(chunk)
         yield b"e"  # APPENDS: the rows since MARK go into the list
     yield b"u."  # SETITEMS, STOP
@@ -287,6 +320,20 @@ class _StoredZip:
         self._start = 0
         self._size = 0
         self._crc = 0
+
+    def state(self) -> Dict[str, Any]:
+        done = [[name.decode("ascii"), offset, size, crc] for name, offset, size, crc in self._done]
+        name = self._name.decode("ascii")
+        return {"at": self._at, "done": done, "name": name, "start": self._start, "size": self._size, "crc": self._crc}
+
+    def restore(self, state: Dict[str, Any]) -> None:
+        self._done = [(name.encode("ascii"), offset, size, crc) for name, offset, size, crc in state["done"]]
+        self._name, self._start = state["name"].encode("ascii"), state["start"]
+        self._size, self._crc, self._at = state["size"], state["crc"], state["at"]
+        if os.fstat(self._file.fileno()).st_size < self._at:
+            raise ValueError("the file is shorter than its checkpoint")
+        self._file.truncate(self._at)
+        self._file.seek(self._at)
 
     def begin(self, name: str) -> None:
         self._name, self._start, self._size, self._crc = name.encode("ascii"), self._at, 0, 0

@@ -12,8 +12,13 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from . import compat
 from .errors import StepError
+from .jobdir import read_json
+from .modeltokenizer import load_tokenizer, tokenizer_digests, vocabulary
+from .preparedset import MARKER
 
 COLUMNS = ("input_ids", "attention_mask")
+#: Written where prompts were to be left out; used when it is there.
+LABELS = "labels"
 #: The index the loss of transformers' models leaves out (torch's CrossEntropyLoss ignore_index).
 IGNORED = -100
 
@@ -63,8 +68,8 @@ def open_dataset(path: str, vocab_size: int, max_positions: Optional[int]) -> Tr
         tokens = tokens or count
     rows = len(splits["train"])
     return TrainingRows(
-        train=splits["train"].with_format("numpy", columns=list(COLUMNS)),
-        validation=None if validation is None else validation.with_format("numpy", columns=list(COLUMNS)),
+        train=splits["train"].with_format("numpy", columns=_used(splits["train"])),
+        validation=None if validation is None else validation.with_format("numpy", columns=_used(validation)),
         rows=rows,
         row_tokens=tokens / rows,
         digest=folder_digest(path),
@@ -99,7 +104,7 @@ def open_split(path: str, name: str, vocab_size: int, max_positions: Optional[in
     if len(split) == 0:
         raise StepError("DATASET_EMPTY", "The split {} of {} has no rows.".format(chosen, path), "Name another.")
     _check_split(split, "{} of {}".format(chosen, path), vocab_size, max_positions)
-    return chosen, split.with_format("numpy", columns=list(COLUMNS))
+    return chosen, split.with_format("numpy", columns=_used(split))
 
 
 def _splits(path: str, again: str) -> Dict[str, Any]:
@@ -114,6 +119,10 @@ def _splits(path: str, again: str) -> Dict[str, Any]:
             error, "opening the dataset {}".format(path), "DATASET_INVALID", again
         ) from error
     return loaded if isinstance(loaded, dict) else {"train": loaded}
+
+
+def _used(split: Any) -> List[str]:
+    return list(COLUMNS) + ([LABELS] if LABELS in split.column_names else [])
 
 
 def folder_digest(path: str) -> str:
@@ -155,13 +164,17 @@ def collate(rows: List[Dict[str, Any]]) -> Dict[str, Any]:
     width = max(len(row["input_ids"]) for row in rows)
     ids = numpy.zeros((len(rows), width), dtype=numpy.int64)
     mask = numpy.zeros((len(rows), width), dtype=numpy.int64)
+    told = numpy.full((len(rows), width), IGNORED, dtype=numpy.int64) if LABELS in rows[0] else None
     for index, row in enumerate(rows):
         length = len(row["input_ids"])
         ids[index, :length] = row["input_ids"]
         mask[index, :length] = row["attention_mask"]
+        if told is not None:
+            told[index, :length] = row[LABELS]
     ids_BT = torch.from_numpy(ids)
     mask_BT = torch.from_numpy(mask)
-    return {"input_ids": ids_BT, "attention_mask": mask_BT, "labels": labels_of(ids_BT, mask_BT)}
+    labels_BT = labels_of(ids_BT, mask_BT) if told is None else torch.from_numpy(told)
+    return {"input_ids": ids_BT, "attention_mask": mask_BT, "labels": labels_BT}
 
 
 def _check_split(split: Any, name: str, vocab_size: int, max_positions: Optional[int]) -> int:
@@ -204,6 +217,8 @@ def _check_split(split: Any, name: str, vocab_size: int, max_positions: Optional
             ),
             again,
         )
+    if LABELS in split.column_names:
+        _check_labels(split, name, lengths["input_ids"])
     longest = pyarrow.compute.max(lengths["input_ids"]).as_py()
     if max_positions is not None and longest > max_positions:
         raise StepError(
@@ -212,3 +227,63 @@ def _check_split(split: Any, name: str, vocab_size: int, max_positions: Optional
             "Prepare the dataset with a block size of at most {}.".format(max_positions),
         )
     return tokens
+
+
+def _check_labels(split: Any, name: str, lengths: Any) -> None:
+    """Labels of the rows' length, each the id of its place or left out, and not all left out."""
+    import pyarrow.compute
+
+    again = "Prepare the dataset again."
+    if not pyarrow.compute.list_value_length(split.data.column(LABELS)).equals(lengths):
+        raise StepError("DATASET_INVALID", "{}: input_ids and labels differ in length.".format(name), again)
+    learnt = 0
+    for chunk, ids_chunk in zip(split.data.column(LABELS).chunks, split.data.column("input_ids").chunks):
+        labels, ids = chunk.flatten().to_numpy(), ids_chunk.flatten().to_numpy()
+        used = labels != IGNORED
+        learnt += int(used.sum())
+        if not (labels[used] == ids[used]).all():
+            raise StepError("DATASET_INVALID", "{}: a label is neither the id of its place nor left out.".format(name), again)
+    if not learnt:
+        raise StepError(
+            "DATASET_INVALID", "{}: the labels leave out every token, so nothing would be learnt.".format(name),
+            "Prepare the dataset with a larger block size, or without masking prompts.",
+        )  # fmt: skip
+
+
+def check_marker(path: str, model: str, vocab_size: int) -> None:
+    """Compare what the preparation noted with the model: its pad id, and the tokenizer it was made with.
+
+    Args:
+        path: the dataset; without our marker file nothing is compared. model: folder of the model.
+
+    Raises:
+        StepError: DATASET_INVALID.
+    """
+    marker = read_json(os.path.join(path, MARKER)) or {}
+    again = "Prepare the dataset again, with this model's tokenizer."
+    pad = marker.get("pad_token_id")
+    if isinstance(pad, int) and not 0 <= pad < vocab_size:
+        raise StepError("DATASET_INVALID", "{} is padded with id {}, but the model knows ids 0 to {}.".format(path, pad, vocab_size - 1), again)
+    made_with = (marker.get("basis") or {}).get("tokenizer") or {}
+    fingerprint = marker.get("tokenizer_vocabulary")
+    own = {name: digest for name, digest in _own_tokenizer(model).items() if name != "config.json"}
+    shared = [name for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json") if name in own and name in made_with]
+    if not fingerprint or not shared or all(own[name] == made_with[name] for name in shared):
+        return
+    # Other bytes may still be the same tokenizer, saved by another version: the vocabularies decide.
+    tokenizer = load_tokenizer(model, False)
+    if vocabulary(tokenizer) != fingerprint:
+        raise StepError(
+            "DATASET_INVALID",
+            "{} was prepared with another tokenizer ({}) than the model's ({}): {} differs, and so do their vocabularies.".format(
+                path, marker.get("tokenizer_class", "?"), type(tokenizer).__name__, shared[0]
+            ),
+            again,
+        )
+
+
+def _own_tokenizer(model: str) -> Dict[str, str]:
+    try:
+        return tokenizer_digests(model)
+    except StepError:
+        return {}  # a model folder without a tokenizer trains all the same

@@ -11,12 +11,12 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moai_proto.v1 import job_pb2, model_pb2, training_pb2
+    from moai_proto.v1 import job_pb2, model_pb2
 
 from moai import _convert, _files, _html, _index, _requirements, _submit
 from moai import _types as t
@@ -31,9 +31,10 @@ from moai._job import DegradedJob, Job
 from moai._options import DEFAULT_ACCELERATOR, JobOptions, hub_endpoint, hub_token, with_token
 from moai._rpc import Say, Session
 from moai._ssh.prompts import Prompter
+from moai._training import Training
 
 
-class Host(AfterTraining, DeviceControl, Housekeeping):
+class Host(Training, AfterTraining, DeviceControl, Housekeeping):
     """A configured container, an SSH alias, ``user@host``, or ``local``.
 
     Args:
@@ -308,131 +309,6 @@ class Host(AfterTraining, DeviceControl, Housekeeping):
         )
         answer = self.session.call(model_pb2_grpc.ModelServiceStub, "PlanDownload", request, timeout_s=120.0)
         return _convert.download_plan(answer, source)
-
-    def prepare(
-        self,
-        dataset: str,
-        model: str,
-        options: JobOptions | None = None,
-        *,
-        template: str = "",
-        block_size: int = 0,
-        sample: int = 0,
-        output: str = "",
-        file_name: str = "",
-        revision: str = "",
-        model_revision: str = "",
-    ) -> Job:
-        """Tokenise a dataset for a model.
-
-        Args:
-            dataset: Hub id (``ORG/NAME`` or ``ORG/NAME:CONFIG``), a path on the container, or
-                ``laptop:PATH`` (copied there first).
-            template: name, ``laptop:PATH``, path on the container, or text. block_size: ids a row (1024).
-            sample: rows a split at most. output: folder of the result. file_name: of the ``.pt`` in it.
-        """
-        from moai_proto.v1 import dataset_pb2, dataset_pb2_grpc
-
-        spec = _submit.dataset_spec(
-            self, dataset, template=template, block_size=block_size, sample=sample, output=output,
-            file_name=file_name, revision=revision,
-        )  # fmt: skip
-        request = dataset_pb2.PrepareDatasetRequest(
-            options=with_token(options or JobOptions()).message(self.config),
-            dataset=spec,
-            model=model,
-            model_revision=model_revision,
-            endpoint=hub_endpoint(),
-        )
-        stub = dataset_pb2_grpc.DatasetServiceStub
-        return self.made(self.session.call(stub, "PrepareDataset", request, timeout_s=120.0).job)
-
-    def train(
-        self,
-        model: str,
-        dataset: str,
-        options: JobOptions | None = None,
-        *,
-        settings: Mapping[str, Any] | None = None,
-        group: training_pb2.TrainingGroup | None = None,
-        **recipe: Any,
-    ) -> Job:
-        """Download, prepare, train and verify as one job on the container.
-
-        Args:
-            model: Hub id or a folder on the container. dataset: as in ``prepare``.
-            settings: further settings of the recipe, or TrainingArguments by name.
-            recipe: ``method`` (full, lora), ``max_steps``, ``epochs``, ``batch_size``,
-                ``learning_rate``, ``block_size``, ``template``, ``sample``, ``output``, ``smoke``,
-                ``model_revision``, ``dataset_revision``, ``dataset_output``, ``gpus``; ``upload`` (a repository of
-                the Hub for the verified result, with ``upload_private``, ``upload_revision``; the token's right to
-                write there is checked before anything else).
-            group: made by ``Fleet.train_together``; leave it out.
-        """
-        from moai_proto.v1 import training_pb2, training_pb2_grpc
-
-        options = _submit.claiming(options or JobOptions())
-        request = training_pb2.StartTrainingRequest(
-            options=with_token(options).message(self.config),
-            training=_submit.training_spec(self, model, dataset, settings or {}, recipe, group=group),
-        )
-        stub = training_pb2_grpc.TrainingServiceStub
-        return self.made(self.session.call(stub, "StartTraining", request, timeout_s=120.0).job)
-
-    def plan_training(
-        self,
-        model: str,
-        dataset: str,
-        options: JobOptions | None = None,
-        *,
-        settings: Mapping[str, Any] | None = None,
-        **recipe: Any,
-    ) -> t.TrainingPlan:
-        """What ``train`` would do; nothing is written (a ``laptop:`` file is not sent either)."""
-        from moai_proto.v1 import training_pb2, training_pb2_grpc
-
-        options = _submit.claiming(options or JobOptions())
-        request = training_pb2.PlanTrainingRequest(
-            options=options.message(self.config),
-            training=_submit.training_spec(self, model, dataset, settings or {}, recipe, upload=False),
-        )
-        stub = training_pb2_grpc.TrainingServiceStub
-        answer = self.session.call(stub, "PlanTraining", request, timeout_s=120.0)
-        plan = json.loads(answer.plan_json)
-        return t.TrainingPlan(tuple(plan["steps"]), answer.output, answer.environment, answer.environment_reason)
-
-    def estimate_training(
-        self,
-        model: str,
-        *,
-        rows: int = 0,
-        environment: str = "",
-        work: str = "",
-        settings: Mapping[str, Any] | None = None,
-        quick: bool = False,
-        **recipe: Any,
-    ) -> t.TrainingNeeds:
-        """What training a model needs: parameters, bytes, flavor, hours, each with its evidence.
-
-        Args:
-            rows: of the dataset; 0 = unknown. quick: one try of at most 10 s at the Hub.
-            settings, recipe: as in ``train``; without ``batch_size`` one is recommended.
-        """
-        from moai_proto.v1 import training_pb2, training_pb2_grpc
-
-        if rows < 0:
-            raise MoaiError("USAGE", f"the number of rows is negative: {rows}", "give a positive number")
-        request = training_pb2.EstimateTrainingRequest(
-            training=_submit.training_spec(self, model, "", settings or {}, recipe, upload=False),
-            rows=rows,
-            token=hub_token()[0],
-            environment=environment or self.config.environment,
-            work=work or self.config.work,
-            quick=quick,
-            proxy=self.config.proxy,
-        )
-        stub = training_pb2_grpc.TrainingServiceStub
-        return _convert.training_needs(model, self.session.call(stub, "EstimateTraining", request, timeout_s=240.0))
 
     def generate(
         self,

@@ -22,7 +22,8 @@ LAPTOP = "laptop:"
 _DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt", ".arrow", ".tsv")
 _RECIPE = (
     "method", "max_steps", "epochs", "batch_size", "learning_rate", "block_size", "template", "sample", "output",
-    "smoke", "model_revision", "dataset_revision", "dataset_output", "gpus", "upload", "upload_private", "upload_revision",
+    "smoke", "model_revision", "dataset_revision", "dataset_output", "engine", "gpus", "upload", "upload_private",
+    "upload_revision",
 )  # fmt: skip
 
 
@@ -52,12 +53,19 @@ def dataset_spec(
     output: str = "",
     file_name: str = "",
     revision: str = "",
+    pack: bool = False,
+    mask_prompt: bool = False,
+    validation_fraction: float | None = None,
+    jobs: int = 0,
+    split: str = "",
     upload: bool = True,
 ) -> dataset_pb2.DatasetSpec:
     """The dataset part of a request. Raises MoaiError (USAGE, FILE_NOT_HERE)."""
-    for name, value in (("block size", block_size), ("sample", sample)):
+    for name, value in (("block size", block_size), ("sample", sample), ("number of jobs", jobs)):
         if value < 0:
             raise MoaiError("USAGE", f"the {name} is negative: {value}", "give a positive number")
+    if validation_fraction is not None and not 0 <= validation_fraction < 1:
+        raise MoaiError("USAGE", f"the validation fraction is {validation_fraction}", "give a number from 0 to below 1, for example 0.05")
     if Path(source).suffix in _DATA_SUFFIXES and "/" not in source and not source.startswith((LAPTOP, "~")):
         raise MoaiError(
             "USAGE", f"{source} looks like a file, and a bare name means a dataset of the Hub",
@@ -68,6 +76,8 @@ def dataset_spec(
         if not path.is_file():
             raise MoaiError("FILE_NOT_HERE", f"{path} does not exist on the laptop", "check the path after laptop:")
         template = path.read_text(encoding="utf-8-sig")
+        if path.suffix in (".j2", ".jinja", ".jinja2"):
+            template = "jinja:" + template
     return dataset_pb2.DatasetSpec(
         source=on_host(host, source, upload),
         revision=revision,
@@ -76,6 +86,11 @@ def dataset_spec(
         sample=sample,
         output=output,
         file_name=file_name,
+        pack=pack,
+        mask_prompt=mask_prompt,
+        validation_fraction=validation_fraction,
+        jobs=jobs,
+        split=split,
     )
 
 

@@ -286,6 +286,21 @@ def test_nvml_names_a_process_only_when_it_has_the_device_open(monkeypatch, tmp_
     assert commands == ["python train.py --hf-token [redacted]", None]
 
 
+@pytest.mark.parametrize(("answers", "used"), [(True, 0), (False, 615)])
+def test_nvml_memory_of_the_driver_itself_is_not_called_used_where_that_is_known(monkeypatch, answers, used):
+    """As seen on an idle H200: 615 MiB by the first version of the answer, 0 by the second and nvidia-smi."""
+
+    def memory(handle, version=None):
+        if version is not None and not answers:
+            raise sys.modules["pynvml"].NVMLError("not supported")
+        return types.SimpleNamespace(used=(615 << 20) if version is None else 0, total=143771 << 20)
+
+    fake_pynvml(monkeypatch, nvmlDeviceGetMemoryInfo=memory)
+    monkeypatch.setattr(sys.modules["pynvml"], "nvmlMemory_v2", 0x2000028, raising=False)
+    device = nvml.read().devices[0]
+    assert (device.memory_used_mib, device.memory_total_mib) == (used, 143771)
+
+
 def test_nvml_leaves_unknown_what_the_driver_does_not_support(monkeypatch):
     names = [
         "nvmlDeviceGetMemoryInfo",

@@ -51,6 +51,7 @@ class Laptop:
             MOAI_CONFIG=str(folder / "config"),
             MOAI_CACHE=str(folder / "cache"),
             NO_COLOR="1",
+            MOAI_ENGINE="tokenizers",  # a fast one would be fetched from an index
             PYTHONPATH=os.pathsep.join([str(_REPO / "client"), str(_REPO / "proto")]),
         )
         if ssh_config is not None:

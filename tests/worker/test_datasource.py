@@ -34,7 +34,7 @@ def test_json_lines_with_bom_blank_lines_and_no_last_newline(tmp_path):
     [
         ("x.jsonl", b'{"a": 1}\n{"a": \n', "2", "not JSON"),
         ("x.jsonl", b'{"a": 1}\n\n[1]\n', "3", "list instead of an object"),
-        ("x.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', "2", "not UTF-8"),
+        ("x.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', "2", "neither UTF-8"),
         ("x.csv", b"a,b\n1,2\n3\n", "3", "1 fields instead of 2"),
         ("x.csv", b'a,b\n1,"2\n', "2", "not CSV"),
         ("x.csv", b"a,a\n1,2\n", "1", "repeated column"),
@@ -141,3 +141,37 @@ def test_the_digest_follows_the_data_and_the_commit(tmp_path):
     pinned = source_digest(str(snapshot))
     os.utime(str(snapshot / "train.jsonl"), ns=(1, 1))
     assert pinned == source_digest(str(snapshot)) and pinned.startswith("commit:" + "a" * 40)
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.json", "x.csv", "x.txt"])
+def test_cp949_is_told_from_utf_8_and_a_mixture_is_placed(tmp_path, name):
+    korean = "서울의 도서관에서 책을 읽었습니다"
+    lines = {
+        "x.jsonl": ['{"a": "%s %d"}' % (korean, n) for n in range(4)],
+        "x.json": ["["] + ['{"a": "%s %d"}%s' % (korean, n, "," if n < 3 else "") for n in range(4)] + ["]"],
+        "x.csv": ["a"] + ["%s %d" % (korean, n) for n in range(4)],
+        "x.txt": ["%s %d" % (korean, n) for n in range(4)],
+    }[name]
+    path = tmp_path / name
+    column = "text" if name == "x.txt" else "a"
+    for encoding, note in (("utf-8", ""), ("utf-8-sig", "BOM"), ("cp949", "CP949")):
+        path.write_bytes("\n".join(lines).encode(encoding))
+        split = open_source(str(path)).splits["train"]
+        assert [row[column] for _, _, row in split.read([column])] == ["%s %d" % (korean, n) for n in range(4)]
+        assert split.rows == 4 and ([note] if note else []) == [word for word in ("BOM", "CP949") for one in split.notes if word in one]
+    for foreign, others, at in (("cp949", "utf-8", 3), ("utf-8", "cp949", 3)):
+        raw = [line.encode(others) for line in lines]
+        raw[at - 1] = lines[at - 1].encode(foreign)
+        path.write_bytes(b"\n".join(raw))
+        error = _error(path)
+        assert error.reason == "DATASET_INVALID" and "line 3" in error.message and "EUC-KR" in error.message, error.message
+    path.write_bytes("\n".join(lines).encode("utf-16"))
+    assert "UTF-16" in _error(path).message
+
+
+def test_only_the_rows_wanted_are_read(tmp_path):
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text("".join('{"a": "%s%d"}\n\n' % (name, n) for n in range(3)))
+    split = open_source(str(tmp_path)).splits["train"]
+    wanted = bytearray([0, 1, 0, 0, 0, 1])
+    assert [row["a"] for _, _, row in split.read(["a"], wanted)] == ["a.jsonl1", "b.jsonl2"]

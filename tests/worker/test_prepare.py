@@ -8,95 +8,12 @@ second one would need a second child, and its imports are most of the time taken
 import json
 import os
 import signal
-import subprocess
-import threading
 from pathlib import Path
 
 import pytest
 from fakes import tinymodel
 from fakes.news import news, write_jsonl
-
-_AGENT = Path(__file__).resolve().parents[2] / "agent"
-_ANSWER_TIMEOUT_S = 120
-
-_CHILD = r"""
-import json, os, socket, sys
-answers, sys.stdout = os.fdopen(os.dup(1), "w"), sys.stderr
-sys.path.insert(0, sys.argv[1])
-from moai_worker.errors import StepError
-from moai_worker.steps import prepare
-
-class Report:
-    def __init__(self): self.seen = []
-    def _take(self, *a, **k): self.seen.append((a, k))
-    def phase(self, name, text="", **d): self.seen.append(["phase", name])
-    def progress(self, done, total, unit, rate=None, eta_seconds=None, force=False, **d):
-        self.seen.append(["progress", done, total, unit, rate, eta_seconds])
-    def message(self, text, level="info", code="", **d): self.seen.append(["message", code, text])
-    def artifact(self, kind, path, **d): self.seen.append(["artifact", kind, path])
-
-def cut(*a, **k): raise AssertionError("the step asked the network")
-socket.socket.connect = cut
-
-def run(**inputs):
-    report = Report()
-    try:
-        result = prepare.run(inputs, report)
-    except StepError as error:
-        return {"error": error.as_dict(), "seen": report.seen}
-    return {"result": result, "seen": report.seen}
-
-def arrow(folder):
-    import datasets
-    loaded = datasets.load_from_disk(folder)
-    return {name: {c: list(part[:][c]) for c in part.column_names} for name, part in loaded.items()}
-
-for line in sys.stdin:
-    asked = json.loads(line)
-    scope = dict(asked["values"], run=run, arrow=arrow, prepare=prepare)
-    exec(asked["code"], scope)
-    answers.write(json.dumps(scope["answer"]) + "\n")
-    answers.flush()
-"""
-
-
-class _Child:
-    def __init__(self, python, log):
-        self._log = log
-        with open(str(log), "wb") as stderr:
-            self.process = subprocess.Popen(
-                [python, "-c", _CHILD, str(_AGENT)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                universal_newlines=True,
-                encoding="utf-8",
-                env=dict(os.environ, PYTHONUTF8="1"),
-            )
-
-    def ask(self, code, **values):
-        """Run ``code`` in the child and return what it left in ``answer``."""
-        self.send(code, **values)
-        return self.answer()
-
-    def send(self, code, **values):
-        self.process.stdin.write(json.dumps({"code": code, "values": values}) + "\n")
-        self.process.stdin.flush()
-
-    def answer(self):
-        stop = threading.Timer(_ANSWER_TIMEOUT_S, self.process.kill)
-        stop.start()
-        try:
-            line = self.process.stdout.readline()
-        finally:
-            stop.cancel()
-        assert line, self._log.read_text(errors="replace")[-3000:]
-        return json.loads(line)
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait(_ANSWER_TIMEOUT_S)
-        self.process.stdout.close()
+from fakes.preparechild import ANSWER_TIMEOUT_S, Child
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +26,7 @@ def python():
 
 @pytest.fixture(scope="module")
 def child(python, tmp_path_factory):
-    child = _Child(python, tmp_path_factory.mktemp("child") / "log")
+    child = Child(python, tmp_path_factory.mktemp("child") / "log")
     yield child
     child.close()
 
@@ -205,7 +122,11 @@ def test_the_reports_tell_phases_rows_and_the_pad_token(step, tmp_path):
     ]
     progress = [entry for entry in seen if entry[0] == "progress"]
     assert progress[-1][1:4] == [40, 40, "rows"] and progress[-1][4] > 0 and progress[-1][5] == 0
-    assert [entry[1] for entry in seen if entry[0] == "message"] == ["PAD_TOKEN", "ENDING_NOT_A_TOKEN"]
+    assert [entry[1] for entry in seen if entry[0] == "message"] == [
+        "PAD_TOKEN",
+        "ENDING_NOT_A_TOKEN",
+        "ENGINE",
+    ]
     assert seen[-1] == ["artifact", "dataset", str(tmp_path / "out")]
 
 
@@ -406,7 +327,7 @@ answer = None
 
 
 def test_a_killed_run_leaves_no_dataset_and_the_next_one_cleans_up(python, model, step, tmp_path):
-    doomed = _Child(python, tmp_path / "doomed.log")
+    doomed = Child(python, tmp_path / "doomed.log")
     doomed.send(
         """
 import sys
@@ -425,12 +346,61 @@ answer = run(**inputs)
     )
     assert doomed.answer() == "here"
     os.kill(doomed.process.pid, signal.SIGKILL)
-    doomed.process.wait(_ANSWER_TIMEOUT_S)
+    doomed.process.wait(ANSWER_TIMEOUT_S)
     doomed.process.stdin.close()
     doomed.process.stdout.close()
-    assert _left(tmp_path) == [".out.lock", "out.partial-{}".format(doomed.process.pid)]
+    lock, partial = _left(tmp_path)
+    assert lock == ".out.lock" and partial.startswith("out.partial-")
     assert step()["result"]["rows"] == {"train": 38, "validation": 2}
     assert _left(tmp_path) == [".out.lock", "out"]
+
+
+def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(child, python, model, step, tmp_path):
+    write_jsonl(str(tmp_path / "in.jsonl"), 1500)
+    small = "from moai_worker import preparedset, encoding; preparedset._SHARD_BYTES, encoding._BATCH_ROWS = 40000, 64\n"
+    options = {"torch_attention_mask": True, "mask_prompt": True, "block_size": 64, "pack": True}
+    doomed = Child(python, tmp_path / "doomed.log")
+    doomed.send(
+        small
+        + """
+import sys, __main__
+prepare._NICE = 10
+answers, seen = __main__.answers, []
+def stop(self, *a, **k):
+    seen.append(a)
+    if len(seen) == 14:
+        answers.write('"here"\\n'); answers.flush(); sys.stdin.readline()
+__main__.Report.progress = stop
+answer = run(**inputs)
+""",
+        inputs=dict(options, source=str(tmp_path / "in.jsonl"), model=model, output=str(tmp_path / "out")),
+    )
+    assert doomed.answer() == "here"
+    assert os.getpriority(os.PRIO_PROCESS, doomed.process.pid) == 10  # others on the machine go first
+    os.kill(doomed.process.pid, signal.SIGKILL)
+    doomed.process.wait(ANSWER_TIMEOUT_S)
+    doomed.process.stdin.close()
+    doomed.process.stdout.close()
+    child.ask(small + "answer = None")
+    try:
+        got = step(**options)
+        whole = step(output=str(tmp_path / "whole"), **options)
+    finally:
+        child.ask(
+            "from moai_worker import preparedset, encoding; preparedset._SHARD_BYTES, encoding._BATCH_ROWS = 64 << 20, 256; answer = None"
+        )
+    said = {entry[1]: entry[2] for entry in got["seen"] if entry[0] == "message"}
+    row = int(said["RESUMED"].split(" row ")[1].split()[0])
+    assert row >= 14 * 64 - 2 * 64 and row % 64 == 0  # at most the open shard was lost
+    assert "RESUMED" not in [entry[1] for entry in whole["seen"]]
+    files = sorted(p.relative_to(tmp_path / "whole") for p in (tmp_path / "whole").rglob("*") if p.is_file())
+    assert len([name for name in files if name.suffix == ".arrow"]) > 3
+    for name in files:
+        if name.name != "moai-dataset.json":
+            assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    described = [json.loads((tmp_path / where / "moai-dataset.json").read_text()) for where in ("out", "whole")]
+    assert described[0] == described[1]
+    assert [name for name in _left(tmp_path) if "partial" in name] == []
 
 
 def test_two_runs_for_one_folder_take_turns(child, model, tmp_path):
@@ -496,7 +466,7 @@ def test_a_tokenizer_that_is_broken_absent_or_of_another_model_is_refused(model,
 
 @pytest.mark.parametrize("package, named", [("transformers", "transformers"), ("pyarrow", "datasets")])
 def test_a_missing_package_is_named_with_its_python(python, model, step, tmp_path, package, named):
-    bare = _Child(python, tmp_path / "bare.log")
+    bare = Child(python, tmp_path / "bare.log")
     try:
         got = bare.ask(
             "import sys; sys.modules[package] = None; answer = run(**inputs)",
@@ -508,3 +478,203 @@ def test_a_missing_package_is_named_with_its_python(python, model, step, tmp_pat
     assert got["error"]["code"] == "PACKAGE_MISSING"
     assert got["error"]["details"]["package"] == named
     assert got["error"]["next"].startswith("moai remote env install --env ") and got["error"]["next"].endswith(" " + named)
+
+
+# --- Labels, packs, templates ---------------------------------------------------------------------
+
+
+def test_labels_leave_out_prompts_and_padding(child, model, step, tmp_path):
+    for side in ("right", "left"):
+        template = "summarize" if side == "right" else "qwen"
+        rows = news(30) if side == "right" else [{"prompt": r["article"] + "### Output:\n" + r["highlights"]} for r in news(30)]
+        (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        got = step(template=template, mask_prompt=True, block_size=256, validation_fraction=0, output=str(tmp_path / side))["result"]
+        answer = child.ask(
+            """
+from transformers import AutoTokenizer
+import importlib.util
+tokenizer = AutoTokenizer.from_pretrained(model)
+rows = arrow(path)["train"]
+texts = []
+for ids, mask, labels in zip(rows["input_ids"], rows["attention_mask"], rows["labels"]):
+    assert all(l in (-100, i) for l, i in zip(labels, ids)) and all(l == -100 for l, m in zip(labels, mask) if not m)
+    told = [n for n, l in enumerate(labels) if l != -100]
+    assert told == list(range(told[0], told[-1] + 1))
+    texts.append([tokenizer.decode([i for i, l, m in zip(ids, labels, mask) if m and l == -100]), tokenizer.decode([l for l in labels if l != -100])])
+same = True
+if importlib.util.find_spec("torch"):
+    import torch
+    data = torch.load(torch_file)["train"]
+    same = [[r["labels"].tolist(), r["input_ids"].tolist()] for r in data] == [list(p) for p in zip(rows["labels"], rows["input_ids"])]
+answer = [texts, same, sorted(rows)]
+""",
+            model=model,
+            path=got["path"],
+            torch_file=got["torch_file"],
+        )
+        texts, same, columns = answer
+        assert same and columns == ["attention_mask", "input_ids", "labels"]
+        for (prompt, answered), row in zip(texts, news(30)):
+            assert prompt.endswith("[/SUMMARIZE]\n" if side == "right" else "### Output:\n")
+            assert answered.startswith(row["highlights"][:20])
+
+
+def test_rows_cut_before_their_answer_are_told_and_refused_when_they_are_all(step, tmp_path):
+    rows = [{"article": "word " * 200, "highlights": "x"}] * 3
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    error = step(mask_prompt=True)["error"]
+    assert error["code"] == "DATASET_INVALID" and "before its answer" in error["message"]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows + news(3)))
+    got = step(mask_prompt=True, block_size=200)
+    assert any(entry[1] == "ROWS_WITHOUT_ANSWER" and "3 of 6" in entry[2] for entry in got["seen"] if entry[0] == "message")
+
+
+def test_packs_hold_every_row_once_with_an_end_between(child, model, step, tmp_path):
+    got = step(pack=True, block_size=50, validation_fraction=0)["result"]
+    flat, own, eos = child.ask(
+        """
+from transformers import AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(model)
+rows = arrow(path)["train"]
+assert all(len(r) == 50 for r in rows["input_ids"]) and all(set(m) == {1} for m in rows["attention_mask"])
+own = []
+for row in news:
+    own += tokenizer("[SUMMARIZE] {article} [/SUMMARIZE]\\n{highlights}</s>".format(**row))["input_ids"] + [tokenizer.eos_token_id]
+answer = [[i for r in rows["input_ids"] for i in r], own, tokenizer.eos_token_id]
+""",
+        model=model,
+        path=got["path"],
+        news=news(40),
+    )
+    assert flat == own[: len(flat)] and 0 <= len(own) - len(flat) < 50 and got["truncated_share"] == 0
+    error = step(pack=True, block_size=1 << 20)["error"]
+    assert error["code"] == "DATASET_EMPTY" and "fills a block" in error["message"]
+
+
+def test_jinja_and_chat_templates(child, model, step, tmp_path):
+    rows = [{"messages": [{"role": "user", "content": r["article"]}, {"role": "assistant", "content": r["highlights"]}]} for r in news(4)]
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    talker = tmp_path / "talker"
+    talker.mkdir()
+    for file in Path(model).iterdir():
+        (talker / file.name).write_bytes(file.read_bytes())
+    config = json.loads((talker / "tokenizer_config.json").read_text())
+    config["chat_template"] = (
+        "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    (talker / "tokenizer_config.json").write_text(json.dumps(config))
+    chat = {"source": str(tmp_path / "chat.jsonl"), "model": str(talker), "template": "chat", "block_size": 300, "validation_fraction": 0}
+    got = step(mask_prompt=True, **chat)["result"]
+    texts = child.ask(
+        """
+from transformers import AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(model)
+rows = arrow(path)["train"]
+own = [tokenizer.apply_chat_template(r["messages"], tokenize=True, return_dict=False) for r in news]
+used = [[i for i, m in zip(ids, mask) if m] for ids, mask in zip(rows["input_ids"], rows["attention_mask"])]
+answer = [used == own, [tokenizer.decode([l for l in labels if l != -100]) for labels in rows["labels"]]]
+""",
+        model=str(talker),
+        path=got["path"],
+        news=rows,
+    )
+    assert texts == [True, [r["messages"][1]["content"] + "</assistant>\n" for r in rows]]
+    assert step(**dict(chat, model=model))["error"]["code"] == "TEMPLATE_INVALID"
+    (tmp_path / "bad.jsonl").write_text(json.dumps({"messages": "hello"}) + "\n")
+    error = step(**dict(chat, source=str(tmp_path / "bad.jsonl")))["error"]
+    assert error["code"] == "TEMPLATE_INVALID" and "bad.jsonl, row or line 1" in error["message"]
+    jinja = "{% if article %}{{ article | upper }}{% endif %} > {{ highlights }}"
+    shown = step(template=jinja, block_size=300, output=str(tmp_path / "jinja"), validation_fraction=0)["result"]
+    text = child.ask(
+        "from transformers import AutoTokenizer\nanswer = AutoTokenizer.from_pretrained(m).decode(arrow(p)['train']['input_ids'][0], skip_special_tokens=True)",
+        m=model,
+        p=shown["path"],
+    )
+    first = news(1)[0]
+    assert text.startswith(first["article"].upper()[:40])
+    assert step(template="{% if %}")["error"]["code"] == "TEMPLATE_INVALID"
+    assert step(template="{% if 1 %}{{ artikle }}{% endif %}")["error"]["code"] == "COLUMN_MISSING"
+    assert "unsafe" in step(template="{% if 1 %}{{ article.__class__.__mro__ }}{% endif %}")["error"]["message"]
+
+
+# --- Bad data -------------------------------------------------------------------------------------
+
+
+def test_korean_windows_files_are_read_and_said(child, model, step, tmp_path):
+    rows = [{"article": "서울의 도서관 %d" % n, "highlights": "요약 %d" % n} for n in range(5)]
+    text = "article,highlights\r\n" + "".join("{article},{highlights}\r\n".format(**row) for row in rows)
+    (tmp_path / "utf8.csv").write_bytes(b"\xef\xbb\xbf" + text.encode("utf-8"))
+    (tmp_path / "korean.csv").write_bytes(text.encode("cp949"))
+    one = step(source=str(tmp_path / "utf8.csv"), output=str(tmp_path / "out1"))
+    two = step(source=str(tmp_path / "korean.csv"), output=str(tmp_path / "out2"))
+    assert Path(one["result"]["torch_file"]).read_bytes() == Path(two["result"]["torch_file"]).read_bytes()
+    said = [[entry[2] for entry in got["seen"] if entry[1] == "ENCODING"] for got in (one, two)]
+    assert "BOM" in said[0][0] and "CP949" in said[1][0] and "korean.csv" in said[1][0]
+
+
+def test_bad_rows_deep_in_a_source_are_named_and_nothing_is_left(child, step, tmp_path):
+    lines = [json.dumps(row).encode() for row in news(300)]
+    for number, line, words in (
+        (277, json.dumps({"article": "서울 도서관", "highlights": "x"}, ensure_ascii=False).encode("cp949"), "line 277"),
+        (290, b'{"article": "x \\ud83d y", "highlights": "z"}', "line 290"),
+        (283, b'{"article": ["x"], "highlights": "z"}', "line 283"),
+        (299, b'{"article": "x", "highlights"', "line 299"),
+    ):
+        bad = list(lines)
+        bad[number - 1] = line
+        if number == 277:
+            bad[3] = json.dumps({"article": "한국어", "highlights": "x"}, ensure_ascii=False).encode("utf-8")
+        (tmp_path / "in.jsonl").write_bytes(b"\n".join(bad) + b"\n")
+        error = step()["error"]
+        assert error["code"] in ("DATASET_INVALID", "TEMPLATE_INVALID") and words in error["message"], error
+        assert "in.jsonl" in error["message"] and error["next"]
+        assert _left(tmp_path) == [".out.lock"]
+
+
+def test_a_truncated_or_damaged_parquet_file_is_named(child, step, tmp_path):
+    offset = child.ask(
+        """
+import pyarrow as a, pyarrow.parquet as p
+p.write_table(a.table({"article": ["x%d" % n for n in range(4000)], "highlights": ["y"] * 4000}), path, row_group_size=1000, use_dictionary=False)
+answer = p.ParquetFile(path).metadata.row_group(2).column(0).data_page_offset
+""",
+        path=str(tmp_path / "x.parquet"),
+    )
+    whole = (tmp_path / "x.parquet").read_bytes()
+    (tmp_path / "x.parquet").write_bytes(whole[: len(whole) // 2])
+    error = step(source=str(tmp_path / "x.parquet"))["error"]
+    assert error["code"] == "DATASET_INVALID" and "x.parquet" in error["message"] and "complete parquet" in error["message"]
+    (tmp_path / "x.parquet").write_bytes(whole[:offset] + b"\xff" * 20 + whole[offset + 20 :])
+    error = step(source=str(tmp_path / "x.parquet"))["error"]
+    assert error["code"] == "DATASET_INVALID" and "x.parquet, row 1793: damaged here or within" in error["message"]
+    assert not any(name.startswith("out") for name in _left(tmp_path))
+
+
+def test_a_row_of_ten_megabytes_is_said_and_cut(step, tmp_path):
+    rows = news(3) + [{"article": "long words " * 950000, "highlights": "z"}] + news(2)
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    got = step()
+    said = [entry[2] for entry in got["seen"] if entry[1] == "ROW_LONG"]
+    assert len(said) == 1 and "line 4" in said[0] and "10.5 million" in said[0] and got["result"]["rows"] == {"train": 6}
+
+
+def test_a_preview_shows_rows_and_writes_nothing_else(child, model, step, tmp_path):
+    got = child.ask(
+        """
+from moai_worker.steps import preview
+import __main__, json
+report = __main__.Report()
+result = preview.run({"source": source, "model": model, "block_size": 100, "preview": 2, "mask_prompt": True, "file": file}, report)
+answer = [result, json.load(open(file))]
+""",
+        source=str(tmp_path / "in.jsonl"),
+        model=model,
+        file=str(tmp_path / "preview.json"),
+    )
+    result, told = got
+    first = news(1)[0]
+    assert result["rows"] == {"train": 38, "validation": 2} and result["measured"] == 38
+    assert len(told["samples"]) == 2 and told["samples"][0]["text"].startswith("[SUMMARIZE] " + first["article"][:30])
+    assert told["samples"][0]["prompt"].endswith("[/SUMMARIZE]\n")
+    assert told["samples"][0]["count"] >= len(told["samples"][0]["ids"]) and 0 <= told["truncated_share"] <= 1
+    assert sorted(os.listdir(str(tmp_path))) == ["in.jsonl", "preview.json"]

@@ -15,11 +15,19 @@ from typing import Any, Dict, List, Optional
 from moai_proto.v1 import dataset_pb2, job_pb2, training_pb2
 from moai_worker import templates
 
+from moai_agent.errors import AgentError
+from moai_agent.snapshots import Snapshots
+
 #: ORG/NAME or NAME as the Hub allows it, with an optional :CONFIG for datasets.
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?$")
 
 DEFAULT_BLOCK = 1024
 DEFAULT_BATCH = 8
+#: What a tokenizer never needs: files of these kinds are left out where only it is wanted.
+WEIGHTS = tuple(
+    "*" + ending
+    for ending in (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".h5", ".msgpack", ".onnx", ".onnx_data", ".gguf", ".tflite")
+)
 #: Modules of steps that fetch from elsewhere: they get the user's proxy, and no other does.
 NETWORKED = ("download", "install", "create", "framework", "upload", "gitcode")
 #: Names under which the address of an index, with its password, may be given as a secret.
@@ -124,11 +132,15 @@ def download(place: Place, name: str, repo: str, kind: str, revision: str, outpu
     return on_agent(place, name, "download", inputs)
 
 
-def model_of(place: Place, steps: List[Dict[str, Any]], model: str, revision: str) -> Any:
+def model_of(
+    place: Place, steps: List[Dict[str, Any]], model: str, revision: str, tokenizer_only: bool = False
+) -> Any:
     """The model as an input of later steps; adds its download when it is on the Hub."""
     if is_path(model):
         return os.path.abspath(os.path.join(place.cwd, os.path.expanduser(model)))
     steps.append(download(place, "download", model, "model", revision))
+    if tokenizer_only:
+        steps[-1]["inputs"]["ignore"] = list(WEIGHTS)
     return {"from": "download", "key": "path"}
 
 
@@ -146,11 +158,50 @@ def _slug(text: str) -> str:
 
 
 def prepare_steps(
-    place: Place, spec: dataset_pb2.DatasetSpec, model: str, model_revision: str
+    place: Place, spec: dataset_pb2.DatasetSpec, model: str, model_revision: str, tokenizer_only: bool = True
 ) -> List[Dict[str, Any]]:
-    """Fetch what is on the Hub, then tokenise."""
+    """Fetch what is on the Hub (of the model what its tokenizer needs, unless more is wanted), then tokenise."""
     steps: List[Dict[str, Any]] = []
-    model_input = model_of(place, steps, model, model_revision)
+    inputs = _data_inputs(place, steps, spec, model, model_revision, tokenizer_only)
+    output = spec.output or os.path.join(
+        place.work,
+        "prepared",
+        "%s-%s" % (_slug(spec.source.partition(":")[0]), _key(_identity(spec), model, model_revision)),
+    )
+    inputs.update(
+        output=os.path.abspath(os.path.join(place.cwd, os.path.expanduser(output))),
+        file_name=spec.file_name or "llama3_dataset.pt",
+        jobs=spec.jobs or None,
+    )
+    inputs.update(_engine_inputs(place, steps, spec.engine))
+    steps.append(_own(place, "prepare", "prepare", inputs, place.python))
+    return steps
+
+
+def preview_steps(
+    place: Place, spec: dataset_pb2.DatasetSpec, model: str, model_revision: str, rows: int
+) -> List[Dict[str, Any]]:
+    """Fetch what is on the Hub, without weights, then show rows."""
+    steps: List[Dict[str, Any]] = []
+    inputs = _data_inputs(place, steps, spec, model, model_revision, True)
+    inputs.update(preview=rows, file=os.path.join(place.job_path, "preview.json"))
+    steps.append(_own(place, "preview", "preview", inputs, place.python))
+    return steps
+
+
+def _identity(spec: dataset_pb2.DatasetSpec) -> List[Any]:
+    """What of a specification makes another result: it names the folder."""
+    source, _, config = (spec.source, "", "") if is_path(spec.source) else spec.source.partition(":")
+    told: List[Any] = [source, config, spec.revision, spec.template or "summarize", spec.block_size or DEFAULT_BLOCK, spec.sample]
+    fraction = spec.validation_fraction if spec.HasField("validation_fraction") else None
+    return told + [spec.pack, spec.mask_prompt, fraction, spec.split]
+
+
+def _data_inputs(
+    place: Place, steps: List[Dict[str, Any]], spec: dataset_pb2.DatasetSpec, model: str, model_revision: str, tokenizer_only: bool
+) -> Dict[str, Any]:
+    """Inputs that prepare and preview share; adds the downloads they need."""
+    model_input = model_of(place, steps, model, model_revision, tokenizer_only)
     source, config = spec.source, ""
     if is_path(source):
         source_input: Any = os.path.abspath(os.path.join(place.cwd, os.path.expanduser(source)))
@@ -158,28 +209,48 @@ def prepare_steps(
         source, _, config = source.partition(":")
         steps.append(download(place, "download-dataset", source, "dataset", spec.revision))
         source_input = {"from": "download-dataset", "key": "path"}
-    block = spec.block_size or DEFAULT_BLOCK
-    template = spec.template or "summarize"
-    output = spec.output or os.path.join(
-        place.work,
-        "prepared",
-        "%s-%s" % (_slug(source), _key(source, config, spec.revision, template, block, spec.sample, model, model_revision)),
-    )
-    inputs = {
+    return {
         "source": source_input,
         "config": config or None,
-        "split": None,
+        "split": spec.split or None,
         "model": model_input,
-        "template": template,
-        "block_size": block,
-        "output": os.path.abspath(os.path.join(place.cwd, os.path.expanduser(output))),
-        "file_name": spec.file_name or "llama3_dataset.pt",
+        "template": spec.template or "summarize",
+        "block_size": spec.block_size or DEFAULT_BLOCK,
         "sample": spec.sample or None,
+        "validation_fraction": spec.validation_fraction if spec.HasField("validation_fraction") else None,
+        "pack": spec.pack,
+        "mask_prompt": spec.mask_prompt,
         "pad_token_id": None,
         "cache_dir": os.path.join(place.hf_home, "datasets"),
     }
-    steps.append(_own(place, "prepare", "prepare", inputs, place.python))
-    return steps
+
+
+def _engine_inputs(place: Place, steps: List[Dict[str, Any]], engine: dataset_pb2.Engine) -> Dict[str, Any]:
+    """Where a fast tokenizer can run; adds the steps that lay out the wheels the laptop sent."""
+    candidates = []
+    for number, one in enumerate(engine.candidates, 1):
+        folder: Any = ""
+        if one.snapshot:
+            snapshots = Snapshots(place.work)
+            if snapshots.missing_of(one.snapshot):
+                raise AgentError("FILE_NOT_FOUND", "the wheels of %s are not all here" % one.name, "submit again: they are sent then")
+            snapshots.named(one.snapshot)
+            name = "engine" if number == 1 else "engine-%d" % number
+            steps.append(
+                _own(
+                    place, name, "code",
+                    {
+                        "manifest": snapshots.manifest,
+                        "contents": snapshots.contents,
+                        "target": os.path.join(snapshots.root, "engines", one.snapshot),
+                        "shared": True,
+                    },
+                    sys.executable,
+                )
+            )  # fmt: skip
+            folder = {"from": name, "key": "path"}
+        candidates.append({"name": one.name, "python": one.python, "folder": folder})
+    return {"engine": engine.name or "auto", "engines": candidates, "engine_note": engine.note}
 
 
 def train_steps(
@@ -195,7 +266,9 @@ def train_steps(
     max_steps = spec.max_steps
     if spec.smoke:
         dataset.sample, max_steps = 50, 3
-    steps = prepare_steps(place, dataset, spec.model, spec.model_revision)
+    settings = {key: _value(text) for key, text in spec.settings.items()}
+    _take_dataset_settings(dataset, settings)
+    steps = prepare_steps(place, dataset, spec.model, spec.model_revision, tokenizer_only=False)
     if spec.upload_repo:
         # First: a token that may not write is found out before a byte is fetched.
         steps.insert(0, on_agent(place, "check-upload", "upload", {
@@ -203,7 +276,6 @@ def train_steps(
         }))  # fmt: skip
     model_input = next(s for s in steps if s["name"] == "prepare")["inputs"]["model"]
     method = spec.method or "full"
-    settings = {key: _value(text) for key, text in spec.settings.items()}
     merged = settings.pop("merged_output", False) is True
     batch = spec.batch_size or DEFAULT_BATCH
     if spec.smoke:
@@ -317,6 +389,18 @@ def upload_step(place: Place, inputs: Dict[str, Any]) -> Dict[str, Any]:
     return _own(place, "upload", "upload", complete, place.python, optional_secrets=list(SECRETS["upload"]))
 
 
+def _take_dataset_settings(dataset: dataset_pb2.DatasetSpec, settings: Dict[str, Any]) -> None:
+    """Move what ``--set`` says of the preparation out of the settings. Raises USAGE."""
+    for name, kind in _DATASET_SETTINGS.items():
+        if name in settings:
+            value = settings.pop(name)
+            if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+                raise AgentError("USAGE", "%s is %r" % (name, value), "--set %s=%s" % (name, "true" if kind is bool else "NUMBER"))
+            setattr(dataset, name, value)
+
+
+#: Settings that belong to the preparation.
+_DATASET_SETTINGS: Dict[str, Any] = {"pack": bool, "mask_prompt": bool, "validation_fraction": (int, float), "jobs": int}
 #: Settings of the recipe itself; every other ``--set`` goes to TrainingArguments.
 _RECIPE_SETTINGS = (
     "gradient_accumulation",

@@ -390,6 +390,21 @@ async def preparing(agent: Any, message: dataset_pb2.PrepareDatasetRequest) -> E
     return await request.submit(make)
 
 
+async def previewing(agent: Any, message: dataset_pb2.PreviewDatasetRequest) -> Entry:
+    """PreviewDataset."""
+    if not message.dataset.source or not message.model:
+        raise AgentError("USAGE", "a dataset and a model are needed", "moai remote prepare DATASET --model MODEL --preview 3")
+    rows = message.rows or 3
+    if not 1 <= rows <= 100:
+        raise AgentError("USAGE", "%d rows cannot be shown" % rows, "--preview takes 1 to 100")
+    text = "preview %s for %s" % (message.dataset.source, message.model)
+    request = Request(agent, message, message.options, "prepare", text, True)
+    request.extra = {"endpoint": message.endpoint}
+    return await request.submit(
+        lambda place: (plans.preview_steps(place, message.dataset, message.model, message.model_revision, rows), "")
+    )
+
+
 async def downloading(agent: Any, message: model_pb2.DownloadModelRequest) -> Entry:
     """DownloadModel."""
     repo = message.repo

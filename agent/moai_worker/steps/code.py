@@ -24,10 +24,11 @@ def run(inputs: Dict[str, Any], report: Any) -> Dict[str, Any]:
     Args:
         inputs: ``manifest`` (JSON list of path, sha256, size, executable), ``contents`` (folder of
             contents by digest), ``target``, ``job`` (the job folder, whose host the copy belongs to).
+            ``shared``: the target is for many jobs, so it appears whole.
 
     Returns ``path``, ``files``, ``bytes`` and ``reused``. Raises StepError FILE_NOT_FOUND.
     """
-    target, contents = inputs["target"], inputs["contents"]
+    target = inputs["target"]
     name = os.path.splitext(os.path.basename(inputs["manifest"]))[0]
     marker = os.path.join(target, MARKER)
     try:
@@ -40,6 +41,24 @@ def run(inputs: Dict[str, Any], report: Any) -> Dict[str, Any]:
     if os.path.exists(marker):
         return dict(result, reused=True)
     report.phase("copying", "{} files of the snapshot {}".format(len(entries), name[:8]))
+    if not inputs.get("shared"):
+        _lay_out(entries, inputs["contents"], target)
+        sign(target, inputs.get("job") or "", name)
+        return result
+    partial = "{}.partial-{}".format(target, os.getpid())
+    shutil.rmtree(partial, ignore_errors=True)
+    _lay_out(entries, inputs["contents"], partial)
+    sign(partial, "", name)
+    try:
+        os.rename(partial, target)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        if not os.path.exists(marker):  # another job's copy came first, and is whole
+            raise
+    return result
+
+
+def _lay_out(entries: Any, contents: str, target: str) -> None:
     for entry in entries:
         path = os.path.join(target, entry["path"])
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -49,8 +68,6 @@ def run(inputs: Dict[str, Any], report: Any) -> Dict[str, Any]:
         except FileNotFoundError:
             raise StepError("FILE_NOT_FOUND", "{} of the snapshot is gone".format(entry["path"]), "submit again")
         os.chmod(path, 0o700 if entry["executable"] else 0o600)
-    sign(target, inputs.get("job") or "", name)
-    return result
 
 
 def sign(target: str, job: str, name: str) -> None:

@@ -2,15 +2,15 @@
 
 Owns one output folder::
 
-    DIR/dataset_dict.json, DIR/<split>/*     what datasets.load_from_disk reads: input_ids, attention_mask
+    DIR/dataset_dict.json, DIR/<split>/*     what datasets.load_from_disk reads: input_ids, attention_mask (, labels)
     DIR/llama3_dataset.pt                    what the tutorials' trainers torch.load (see torchfile.py)
     DIR/moai-dataset.json                    what it was made from; written last, so it marks "finished"
 
 Runs as a process of the user's environment (transformers and pyarrow; no torch). The folder is built beside
 DIR and renamed, under a lock, so DIR is either absent, the former one, or complete; a finished DIR made
-from the same inputs is reused. Refuses to replace a folder that it did not make, to publish ids outside the
-model's vocabulary, and the network. Ids equal ``tokenizer(text, truncation=True, max_length=block_size,
-padding="max_length")`` row by row.
+from the same inputs is reused. A run that was killed goes on behind its last whole shard (journal.json in
+the folder beside) and writes the same bytes. Refuses to replace a folder that it did not make, to publish
+ids outside the model's vocabulary, and the network.
 """
 
 import errno
@@ -19,17 +19,19 @@ import hashlib
 import json
 import os
 import platform
-import random
 import shutil
 import time
 from importlib import metadata
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional
 
-from .. import templates
-from ..datafiles import PlacedRow, Split
-from ..datasource import Source, open_source, source_digest
-from ..encoding import Encoder, sha256_of, tokenizer_digests
+from ..datasource import open_source
+from ..encoding import Counts, Encoder
+from ..engines import Chooser
 from ..errors import StepError
+from ..jobdir import read_json
+from ..jobdir import write_json as write_atomic
+from ..modeltokenizer import ModelTokenizer, sha256_of, vocabulary
+from ..prepare_inputs import Plan, Wanted, jobs_for, plan_splits, read_rows, spread_rows
 from ..preparedset import (
     MARKER,
     ArrowSplitWriter,
@@ -43,10 +45,10 @@ from ..preparedset import (
 )
 from ..torchfile import TorchFileWriter
 
-#: Version of the folder's layout: part of the key, so a new layout is never mistaken for an old one.
-LAYOUT = 1
-#: Fewer rows than this are not cut into train and validation.
-MIN_ROWS_TO_CUT = 20
+#: Rows of the source on which an engine is compared with the model's own tokenizer.
+_COMPARED_ROWS = 64
+_JOURNAL = "journal.json"
+_NICE = 10
 
 
 def run(inputs: Dict[str, Any], report: Any) -> Dict[str, Any]:
@@ -64,17 +66,22 @@ def run(inputs: Dict[str, Any], report: Any) -> Dict[str, Any]:
               masks in the .pt (None: as the template's tutorial does).
             - ``sample``: at most so many rows of each split; ``validation_fraction``: share of the training
               rows to hold out when there is no validation split (0.05; 0 for none).
+            - ``pack``: join rows with the end-of-text token and cut whole blocks; ``mask_prompt``: write
+              ``labels``, which are -100 on prompts and padding.
+            - ``engine``: auto, gigatoken, fastokens or tokenizers; ``engines``: where fast ones could run
+              (see ``engines.Chooser``), ``engine_note``: why none could; ``jobs``: threads or processes.
         report: a ``Reporter``.
 
     Returns:
         ``path``, ``torch_file``, ``rows`` by split, ``block_size``, ``pad_token_id``, ``truncated_share`` (of
-        all rows, 0 to 1) and ``reused``.
+        all rows, 0 to 1), ``engine`` and ``reused``.
 
     Raises:
-        StepError: TOKENIZER_FAILED, COLUMN_MISSING, DATASET_EMPTY, DATASET_INVALID, TEMPLATE_INVALID,
-            FILE_NOT_FOUND, PACKAGE_MISSING, DISK_FULL, USAGE.
+        StepError: TOKENIZER_FAILED, ENGINE_UNAVAILABLE, COLUMN_MISSING, DATASET_EMPTY, DATASET_INVALID,
+            TEMPLATE_INVALID, FILE_NOT_FOUND, PACKAGE_MISSING, DISK_FULL, USAGE.
     """
-    wanted = _Wanted(inputs)
+    wanted = Wanted(inputs)
+    be_polite(wanted)
     try:
         return _prepare(wanted, report)
     except OSError as error:
@@ -100,86 +107,30 @@ def raw_rows(inputs: Dict[str, Any], split: str) -> Iterator[Dict[str, Any]]:
     Raises:
         StepError: as ``run``; DATASET_INVALID when there is no such split.
     """
-    wanted = _Wanted(inputs)
+    wanted = Wanted(inputs)
     source = open_source(wanted.source, wanted.config, wanted.cache_dir, wanted.trust_dataset_code)
-    plan = _plan_splits(source, wanted)
+    plan = plan_splits(source, wanted)
     if split not in plan:
         raise StepError(
             "DATASET_INVALID",
             "{} has no split {!r}; it has {}".format(wanted.source, split, ", ".join(plan)),
             "choose one of them with --split",
         )
-    chosen, indexes = plan[split]
-    wanted.template.check_columns(chosen.columns)
-    for _, _, row in _chosen_rows(chosen, wanted.template.columns, indexes):
+    part, chosen, _ = plan[split]
+    wanted.template.check_columns(part.columns)
+    for _, _, row in read_rows(part, wanted.template.columns, chosen):
         yield row
 
 
-class _Wanted:
-    """The inputs, checked and with their defaults."""
-
-    def __init__(self, inputs: Dict[str, Any]) -> None:
-        for name in ("source", "model", "output"):
-            if not inputs.get(name):
-                raise StepError("USAGE", "the prepare step needs {!r}".format(name), "give --{}".format(name))
-        self.source = os.path.abspath(os.path.expanduser(inputs["source"]))
-        self.model = os.path.abspath(os.path.expanduser(inputs["model"]))
-        self.output = os.path.abspath(os.path.expanduser(inputs["output"]))
-        self.config: Optional[str] = inputs.get("config") or None
-        self.split: Optional[str] = inputs.get("split") or None
-        self.template = templates.load(inputs.get("template") or "summarize")
-        self.block_size = int(inputs.get("block_size") or 1024)
-        self.file_name = inputs.get("file_name") or "llama3_dataset.pt"
-        self.pad_token_id: Optional[int] = inputs.get("pad_token_id")
-        self.sample: Optional[int] = inputs.get("sample")
-        fraction = inputs.get("validation_fraction")
-        self.validation_fraction = 0.05 if fraction is None else float(fraction)
-        mask = inputs.get("torch_attention_mask")
-        self.torch_mask = self.template.named.attention_mask if mask is None else bool(mask)
-        self.trust_remote_code = bool(inputs.get("trust_remote_code"))
-        # Trusting a model's tokenizer need not mean trusting a data set's script.
-        self.trust_dataset_code = bool(inputs.get("trust_dataset_code", self.trust_remote_code))
-        self.cache_dir: Optional[str] = inputs.get("cache_dir") or None
-        if self.block_size < 2:
-            raise StepError(
-                "USAGE", "block_size must be at least 2, not {}".format(self.block_size), "try 1024"
-            )
-        if not 0 <= self.validation_fraction < 1:
-            raise StepError(
-                "USAGE",
-                "validation_fraction must be from 0 to below 1, not {}".format(self.validation_fraction),
-                "try 0.05",
-            )
-        if self.sample is not None and self.sample < 1:
-            raise StepError(
-                "USAGE", "sample must be at least 1, not {}".format(self.sample), "leave it out for all"
-            )
-        if os.path.basename(self.file_name) != self.file_name or self.file_name in (".", "..", MARKER):
-            raise StepError(
-                "USAGE", "file_name {!r} is not a plain file name".format(self.file_name), "try x.pt"
-            )
-
-    def basis(self) -> Dict[str, Any]:
-        """Everything the result depends on; its digest is the key."""
-        return {
-            "layout": LAYOUT,
-            "source": source_digest(self.source),
-            "config": self.config,
-            "split": self.split,
-            "template": self.template.text,
-            "block_size": self.block_size,
-            "file_name": self.file_name,
-            "pad_token_id": self.pad_token_id,
-            "pad_rule": self.template.named.pad,
-            "padding_side": self.template.named.padding_side,
-            "sample": self.sample,
-            "validation_fraction": self.validation_fraction,
-            "torch_attention_mask": self.torch_mask,
-            "tokenizer": tokenizer_digests(self.model),
-        }
+def be_polite(wanted: Wanted) -> None:
+    """Others on the machine go first, and the tokenizer libraries take only the threads meant for them."""
+    if os.getpriority(os.PRIO_PROCESS, 0) < _NICE:
+        os.setpriority(os.PRIO_PROCESS, 0, _NICE)
+    wanted.jobs = jobs_for(wanted.jobs)
+    os.environ.setdefault("RAYON_NUM_THREADS", str(wanted.jobs))
 
 
-def _prepare(wanted: _Wanted, report: Any) -> Dict[str, Any]:
+def _prepare(wanted: Wanted, report: Any) -> Dict[str, Any]:
     basis = wanted.basis()
     key = hashlib.sha256(json.dumps(basis, sort_keys=True).encode("utf-8")).hexdigest()
     parent, name = os.path.split(wanted.output)
@@ -191,16 +142,16 @@ def _prepare(wanted: _Wanted, report: Any) -> Dict[str, Any]:
         except BlockingIOError:
             report.phase("waiting", "another job prepares {}".format(wanted.output))
             fcntl.flock(lock, fcntl.LOCK_EX)
-        sweep(parent, name)
+        partial = "{}.partial-{}".format(wanted.output, key[:16])
+        sweep(parent, name, keep=os.path.basename(partial))
         described = finished(wanted.output, key)
         if described is not None:
+            shutil.rmtree(partial, ignore_errors=True)
             report.message("reusing {}: made from the same inputs".format(wanted.output), code="REUSED")
             return _result(wanted, described, report, reused=True)
         refuse_foreign(wanted.output)
-        partial = "{}.partial-{}".format(wanted.output, os.getpid())
-        os.mkdir(partial)
         try:
-            described = _build(wanted, partial, report)
+            described = _Build(wanted, partial, report).run()
             described.update({"key": key, "basis": basis})
             write_json(os.path.join(partial, MARKER), described)
             publish(partial, wanted.output)
@@ -210,142 +161,203 @@ def _prepare(wanted: _Wanted, report: Any) -> Dict[str, Any]:
         return _result(wanted, described, report, reused=False)
 
 
-def _build(wanted: _Wanted, folder: str, report: Any) -> Dict[str, Any]:
-    """Fill ``folder`` and return its description (without the key)."""
-    report.phase("reading", "reading {}".format(wanted.source))
-    source = open_source(wanted.source, wanted.config, wanted.cache_dir, wanted.trust_dataset_code)
-    plan = _plan_splits(source, wanted)
-    for split, _ in plan.values():
-        wanted.template.check_columns(split.columns)
-    report.phase("loading", "loading the tokenizer of {}".format(wanted.model))
-    encoder = Encoder(
-        wanted.model,
-        wanted.template,
-        wanted.block_size,
-        report,
-        wanted.pad_token_id,
-        wanted.trust_remote_code,
-    )
-    total = sum(len(chosen) if chosen is not None else split.rows for split, chosen in plan.values())
-    _check_disk(folder, total * wanted.block_size * (8 * (2 if wanted.torch_mask else 1) + 5))
+class _Build:
+    """Fills one folder; goes on where a killed run stopped."""
 
-    report.phase("tokenizing", "{} rows into {} ids each".format(total, wanted.block_size), rows=total)
-    counts: Dict[str, int] = {}
-    pace = _Pace(report, total)
-    torch_file = os.path.join(folder, wanted.file_name)
-    with TorchFileWriter(torch_file, wanted.block_size, wanted.torch_mask) as torch_writer:
-        for name, (split, chosen) in plan.items():
-            torch_writer.begin_split(name)
-            with ArrowSplitWriter(folder, name, wanted.block_size) as arrow_writer:
-                for ids, masks in encoder.encode(_chosen_rows(split, wanted.template.columns, chosen)):
-                    arrow_writer.write(ids, masks)
-                    torch_writer.write_rows(ids, encoder.wide(masks) if wanted.torch_mask else None)
-                    pace.step(len(masks) // wanted.block_size)
-            counts[name] = torch_writer.end_split()
-    pace.finish()
-    if encoder.skipped:
-        report.message(
-            "{} rows without any text were left out".format(encoder.skipped), "warning", "ROWS_SKIPPED"
-        )
-    if not counts["train"]:
-        raise StepError(
-            "DATASET_EMPTY", "no row of {} has any text".format(wanted.source), "check the template"
-        )
-    write_json(os.path.join(folder, "dataset_dict.json"), {"splits": list(counts)})
+    def __init__(self, wanted: Wanted, folder: str, report: Any) -> None:
+        self._wanted, self._folder, self._report = wanted, folder, report
+        self._state = self._earlier()
 
-    report.phase("checking", "reading the result back")
-    check_folder(folder, wanted.file_name, counts, wanted.block_size, wanted.torch_mask)
-    return {
-        "rows": counts,
-        "columns": ["input_ids", "attention_mask"],
-        "block_size": wanted.block_size,
-        "pad_token_id": encoder.pad_token_id,
-        "padding_side": encoder.side,
-        "vocab_size": encoder.vocab_size,
-        "truncated_share": round(encoder.truncated / max(1, sum(counts.values())), 6),
-        "torch_file": wanted.file_name,
-        "torch_file_sha256": sha256_of(torch_file),
-        "files": sizes(folder),
-        "versions": _versions(),
-    }
-
-
-# --- Which rows -----------------------------------------------------------------------------------
-
-#: A split and the sorted 0-based indexes to take from it (None: all).
-_Plan = Dict[str, Tuple[Split, Optional[List[int]]]]
-
-
-def _plan_splits(source: Source, wanted: _Wanted) -> _Plan:
-    splits = dict(source.splits)
-    if wanted.split is not None:
-        if wanted.split not in splits:
+    def run(self) -> Dict[str, Any]:
+        """The folder's description (without the key)."""
+        wanted, report = self._wanted, self._report
+        report.phase("reading", "reading {}".format(wanted.source))
+        source = open_source(wanted.source, wanted.config, wanted.cache_dir, wanted.trust_dataset_code)
+        plan = plan_splits(source, wanted)
+        for split, _, _ in plan.values():
+            wanted.template.check_columns(split.columns)
+        for note in sorted({note for split, _, _ in plan.values() for note in split.notes}):
+            report.message(note, code="ENCODING")
+        report.phase("loading", "loading the tokenizer of {}".format(wanted.model))
+        tokenizer = ModelTokenizer(
+            wanted.model, wanted.template.named, wanted.block_size, wanted.template.specials, report,
+            wanted.pad_token_id, wanted.trust_remote_code,
+        )  # fmt: skip
+        wanted.template.bind(tokenizer.own)
+        tokenizer.warn_of_ending(wanted.template.ending, report)
+        total = sum(rows for _, _, rows in plan.values())
+        self._columns = 1 + wanted.torch_mask + wanted.mask_prompt
+        _check_disk(self._folder, total * wanted.block_size * (8 * self._columns + 5 + 4 * wanted.mask_prompt))
+        counts = Counts((self._state or {}).get("counts"))
+        chooser = Chooser(
+            wanted.engine, wanted.engines, wanted.engine_note, tokenizer, texts_of(wanted, plan),
+            self._folder, wanted.jobs, report, 0 if wanted.pack else wanted.block_size,
+        )  # fmt: skip
+        encoder = Encoder(tokenizer, chooser, wanted.template, report, wanted.pack, wanted.mask_prompt, counts)
+        try:
+            report.phase("tokenizing", "{} rows into {} ids each".format(total, wanted.block_size), rows=total)
+            written, dropped = self._write(plan, encoder, total)
+        finally:
+            encoder.close()
+        self._say(counts, dropped)
+        if not written["train"]:
+            raise StepError(
+                "DATASET_EMPTY",
+                "no row of {} {}".format(wanted.source, "fills a block" if wanted.pack and counts.rows else "has any text"),
+                "choose a smaller block size" if wanted.pack and counts.rows else "check the template",
+            )
+        if wanted.mask_prompt and counts.mute >= counts.rows:
             raise StepError(
                 "DATASET_INVALID",
-                "{} has no split {!r}; it has {}".format(wanted.source, wanted.split, ", ".join(splits)),
-                "choose one of them with --split",
+                "every row of {} is cut before its answer begins, so nothing would be learnt".format(wanted.source),
+                "choose a block size above {}, or leave --mask-prompt out".format(wanted.block_size),
             )
-        splits = {"train": splits[wanted.split]}
-    if "train" not in splits:
-        raise StepError(
-            "DATASET_INVALID",
-            "{} has no train split; it has {}".format(wanted.source, ", ".join(splits)),
-            "choose one as training data: --split {}".format(next(iter(splits))),
-        )
-    if not splits["train"].rows:
-        raise StepError(
-            "DATASET_EMPTY", "the train split of {} has no rows".format(wanted.source), "check the source"
-        )
-    plan: _Plan = {}
-    for name in sorted(splits, key=lambda name: ("train", "validation", "test", name).index(name)):
-        split = splits[name]
-        if not split.rows:
-            continue
-        cut = wanted.sample is not None and wanted.sample < split.rows
-        plan[name] = (split, list(range(wanted.sample or 0)) if cut else None)
-    train, chosen = plan["train"]
-    rows = len(chosen) if chosen is not None else train.rows
-    if "validation" not in plan and rows >= MIN_ROWS_TO_CUT and wanted.validation_fraction > 0:
-        held_out = set(random.Random(0).sample(range(rows), max(1, int(rows * wanted.validation_fraction))))
-        ordered = {"train": (train, [i for i in range(rows) if i not in held_out])}
-        ordered["validation"] = (train, sorted(held_out))
-        plan = dict(ordered, **{name: part for name, part in plan.items() if name != "train"})
-    return plan
+        return self._finish(tokenizer, encoder, counts, written)
+
+    def _write(self, plan: Plan, encoder: Encoder, total: int) -> Any:
+        """Encode and write every split; (rows written by split, ids of packs that filled no block)."""
+        wanted, state = self._wanted, self._state or {}
+        written: Dict[str, int] = state.get("written", {})
+        pace = _Pace(self._report, total, state.get("done", 0))
+        dropped = state.get("dropped", 0)
+        path = os.path.join(self._folder, wanted.file_name)
+        with TorchFileWriter(
+            path, wanted.block_size, wanted.torch_mask, wanted.mask_prompt, state.get("torch")
+        ) as torch_writer:
+            for name, (split, chosen, _) in plan.items():
+                if name in written:
+                    continue
+                here = state if state.get("split") == name else {}
+                if not here:
+                    torch_writer.begin_split(name)
+                after = here.get("consumed", 0)
+                rows = read_rows(split, wanted.template.columns, chosen, after)
+                with ArrowSplitWriter(
+                    self._folder, name, wanted.block_size, wanted.mask_prompt, here.get("arrow")
+                ) as arrow_writer:
+                    for block in encoder.encode(rows, after):
+                        columns = [block.ids, block.mask] + ([] if block.labels is None else [block.labels])
+                        pace.step(block.consumed - after)
+                        after = block.consumed
+                        if len(block.ids):
+                            torch_writer.write_wide(self._wide(columns))
+                            if arrow_writer.write(*columns):
+                                self._keep(
+                                    {
+                                        "split": name,
+                                        "consumed": block.consumed,
+                                        "arrow": arrow_writer.end_shard(),
+                                        "torch": torch_writer.checkpoint(),
+                                        "written": written,
+                                        "done": pace.done,
+                                        "dropped": dropped,
+                                        "counts": encoder.counts.state(),
+                                    }
+                                )
+                written[name] = torch_writer.end_split()
+                dropped += len(encoder.counts.leftover[0])
+                encoder.counts.leftover = [[], []]
+        pace.finish()
+        return written, dropped
+
+    def _wide(self, columns: List[Any]) -> memoryview:
+        """Rows as they lie in the ``.pt``."""
+        import numpy
+
+        used = [columns[0]] + ([columns[1]] if self._wanted.torch_mask else []) + columns[2:]
+        whole = used[0] if len(used) == 1 else numpy.concatenate(used, axis=1)
+        return memoryview(whole.astype(numpy.int64).reshape(-1))
+
+    def _say(self, counts: Counts, dropped: int) -> None:
+        if counts.skipped:
+            self._report.message("{} rows without any text were left out".format(counts.skipped), "warning", "ROWS_SKIPPED")
+        if counts.mute:
+            self._report.message(
+                "{} of {} rows are cut before their answer begins: nothing of them is learnt; a larger block size keeps more".format(
+                    counts.mute, counts.rows
+                ),
+                "warning", "ROWS_WITHOUT_ANSWER",
+            )  # fmt: skip
+        if dropped:
+            self._report.message("{} ids at the ends of the packs fill no block and were left out".format(dropped), code="PACK_REST")
+
+    def _finish(self, tokenizer: ModelTokenizer, encoder: Encoder, counts: Counts, written: Dict[str, int]) -> Dict[str, Any]:
+        wanted, folder = self._wanted, self._folder
+        write_json(os.path.join(folder, "dataset_dict.json"), {"splits": list(written)})
+        for name in (_JOURNAL, ".tokenizer.json"):
+            if os.path.exists(os.path.join(folder, name)):
+                os.unlink(os.path.join(folder, name))
+        self._report.phase("checking", "reading the result back")
+        check_folder(folder, wanted.file_name, written, wanted.block_size, self._columns)
+        return {
+            "rows": written,
+            "columns": ["input_ids", "attention_mask"] + (["labels"] if wanted.mask_prompt else []),
+            "block_size": wanted.block_size,
+            "packed": wanted.pack,
+            "pad_token_id": tokenizer.pad_token_id,
+            "padding_side": tokenizer.side,
+            "vocab_size": tokenizer.vocab_size,
+            "tokenizer_class": type(tokenizer.own).__name__,
+            "tokenizer_vocabulary": vocabulary(tokenizer.own),
+            "tokens": counts.tokens,
+            "truncated_share": round(counts.truncated / max(1, counts.rows), 6),
+            "engine": encoder.engine.name,
+            "torch_file": wanted.file_name,
+            "torch_file_sha256": sha256_of(os.path.join(folder, wanted.file_name)),
+            "files": sizes(folder),
+            "versions": _versions(),
+        }
+
+    # --- The journal --------------------------------------------------------------------------------
+
+    def _keep(self, state: Dict[str, Any]) -> None:
+        write_atomic(os.path.join(self._folder, _JOURNAL), state)
+
+    def _earlier(self) -> Optional[Dict[str, Any]]:
+        """The state of a killed run of the same basis; an empty folder when there is none to go on from."""
+        state = read_json(os.path.join(self._folder, _JOURNAL))
+        temp = os.path.join(self._folder, ".{}.partial".format(self._wanted.file_name))
+        if state is not None and os.path.exists(temp) and os.path.getsize(temp) >= state["torch"]["zip"]["at"]:
+            self._report.message("going on behind row {} of a run that was ended".format(state["done"]), code="RESUMED")
+            return state
+        shutil.rmtree(self._folder, ignore_errors=True)
+        os.mkdir(self._folder)
+        return None
 
 
-def _chosen_rows(split: Split, columns: List[str], chosen: Optional[List[int]]) -> Iterator[PlacedRow]:
-    if chosen is None:
-        for placed in split.read(columns):
-            yield placed
-        return
-    wanted = iter(chosen)
-    target = next(wanted, None)
-    for index, placed in enumerate(split.read(columns)):
-        if target is None:
-            return
-        if index == target:
-            yield placed
-            target = next(wanted, None)
+def texts_of(wanted: Wanted, plan: Plan) -> List[str]:
+    """Texts of rows from all over the training split, for comparing engines."""
+    split, chosen, rows = plan["train"]
+    texts = []
+    for _, _, row in spread_rows(split, wanted.template.columns, chosen, rows, _COMPARED_ROWS):
+        if all(column in row for column in wanted.template.columns):
+            try:
+                text = wanted.template.render(row)
+                text.encode("utf-8")
+            except (StepError, UnicodeEncodeError):
+                continue  # named with its place when its turn comes
+            texts.append(text[: 1 << 20])
+    return texts
 
 
 class _Pace:
-    """Progress in rows, with the rate since the start."""
+    """Progress in rows of the source, with the rate since the start."""
 
-    def __init__(self, report: Any, total: int) -> None:
+    def __init__(self, report: Any, total: int, done: int) -> None:
         self._report = report
         self._total = total
-        self._done = 0
+        self.done = self._before = done
         self._started = time.monotonic()
 
     def step(self, rows: int, force: bool = False) -> None:
-        self._done += rows
+        self.done += rows
         seconds = time.monotonic() - self._started
-        rate = self._done / seconds if seconds > 0 else None
-        left = max(0, self._total - self._done) / rate if rate else None
-        self._report.progress(self._done, self._total, "rows", rate=rate, eta_seconds=left, force=force)
+        rate = (self.done - self._before) / seconds if seconds > 0 else None
+        left = max(0, self._total - self.done) / rate if rate else None
+        self._report.progress(self.done, self._total, "rows", rate=rate, eta_seconds=left, force=force)
 
     def finish(self) -> None:
-        self._total = self._done  # rows left out, and blank lines, are not still to come
+        self._total = self.done  # blank lines are not still to come
         self.step(0, force=True)
 
 
@@ -375,7 +387,7 @@ def _versions() -> Dict[str, str]:
     return found
 
 
-def _result(wanted: _Wanted, described: Dict[str, Any], report: Any, reused: bool) -> Dict[str, Any]:
+def _result(wanted: Wanted, described: Dict[str, Any], report: Any, reused: bool) -> Dict[str, Any]:
     report.artifact("dataset", wanted.output, rows=described["rows"], torch_file=described["torch_file"])
     return {
         "path": wanted.output,
@@ -384,5 +396,6 @@ def _result(wanted: _Wanted, described: Dict[str, Any], report: Any, reused: boo
         "block_size": described["block_size"],
         "pad_token_id": described["pad_token_id"],
         "truncated_share": described["truncated_share"],
+        "engine": described["engine"],
         "reused": reused,
     }

@@ -49,13 +49,16 @@ _CONFIG_TIMEOUT_S = 30.0
 _NOT_NEEDED = re.compile(r"(^|/)(tests?|testdata|__pycache__)/|\.(pyi|pyc)$|^example\.py$")
 
 
-def fetch(target: Target, cache_dir: Path, report: Report | None = None) -> Path:
+def fetch(
+    target: Target, cache_dir: Path, report: Report | None = None, wheel_set: WheelSet | None = None, what: str = "agent"
+) -> Path:
     """Return a folder with the target's wheels, fetching them if the cache lacks them.
 
     Args:
         target: what the wheels must fit.
         cache_dir: the laptop's cache folder.
         report: called with a line of text when something slow starts or a cached file was bad.
+        wheel_set: other locked wheels than the agent's. what: whose they are, for people.
 
     Returns:
         A folder holding exactly the chosen wheels, each checked against the lock.
@@ -64,7 +67,7 @@ def fetch(target: Target, cache_dir: Path, report: Report | None = None) -> Path
         MoaiError: PLATFORM_UNSUPPORTED (nothing fits; no index was asked), BUNDLE_UNAVAILABLE (pip
             could not get them within 5 minutes), BUNDLE_CORRUPT (it got other bytes), DISK_FULL.
     """
-    wheel_set = lockfile.select(target)
+    wheel_set = wheel_set or lockfile.select(target)
     say = report or _silent
     folder = cache_dir / "wheels" / wheel_set.key
     with cache.explained("keep the agent's wheels"):
@@ -77,7 +80,7 @@ def fetch(target: Target, cache_dir: Path, report: Report | None = None) -> Path
             if folder.exists():
                 say(f"cached wheels are damaged ({found[0]}); fetching them again")
                 shutil.rmtree(folder)
-            say(f"fetching the agent's wheels for {target.key} ({wheel_set.size_bytes / 1e6:.1f} MB)")
+            say(f"fetching the {what}'s wheels for {target.key} ({wheel_set.size_bytes / 1e6:.1f} MB)")
             _sweep(folder.parent)
             with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder.parent) as scratch:
                 download(target, wheel_set, Path(scratch))

@@ -10,6 +10,7 @@ import moai
 from moai._cli.clean import clean
 from moai._cli.common import Env, Json, On, Plain, host, note, print_json
 from moai._cli.follow import follow
+from moai._cli.preview import show_preview
 from moai._cli.start import Detach, MaxDuration, Name, RequestId, Setenv, Setup, WaitForAccess, announce, options
 from moai._cli.table import size
 
@@ -88,6 +89,17 @@ def prepare(
     sample: Annotated[int, typer.Option("--sample", min=0, help="Rows a split at most.")] = 0,
     revision: Annotated[str, typer.Option("--revision", metavar="REV", help="Of a Hub dataset. [main]")] = "",
     model_revision: Annotated[str, typer.Option("--model-revision", metavar="REV", help="Of a Hub model. [main]")] = "",
+    split: Annotated[str, typer.Option("--split", metavar="NAME", help="Use only this split, as training data.")] = "",
+    validation_fraction: Annotated[
+        float, typer.Option("--validation-fraction", min=0.0, max=1.0, help="Held out when there is no validation split. [0.05]")
+    ] = None,  # type: ignore[assignment]
+    pack: Annotated[bool, typer.Option("--pack", help="Join rows and cut whole blocks, instead of padding each row.")] = False,
+    mask_prompt: Annotated[bool, typer.Option("--mask-prompt", help="Also write labels: -100 on prompts, so only answers are learnt.")] = False,
+    preview: Annotated[int, typer.Option("--preview", min=1, max=100, metavar="N", help="Show N rows as text and ids; write nothing.")] = None,  # type: ignore[assignment]
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=0, help="Threads or processes there. [half the cores]")] = 0,
+    engine: Annotated[
+        str, typer.Option("--engine", metavar="NAME", help="auto, gigatoken, fastokens or tokenizers; the ids are the same. [auto]")
+    ] = "",
     env: Env = "",
     setenv: Setenv = [],  # noqa: B006
     setup: Setup = "",
@@ -104,14 +116,22 @@ def prepare(
     model = model or (project.train.model if project else "") or ""
     if not model:
         raise moai.UsageError("USAGE", "no model was given, and its tokenizer is needed", "--model ORG/NAME or --model FOLDER")
-    wanted = options(
+    target = host(on)
+    given = options(
         name=name, env=env, setenv=setenv, request_id=request_id, setup=setup, max_duration=max_duration, claims=False,
         wait_for_access=wait_for_access,
     )  # fmt: skip
-    job = host(on).prepare(
-        dataset, model, wanted, template=template,
-        block_size=block_size, sample=sample, output=output, file_name=file_name, revision=revision,
-        model_revision=model_revision,
+    if preview is not None:
+        job = target.preview(
+            dataset, model, given, rows=preview, model_revision=model_revision, template=template, block_size=block_size,
+            sample=sample, revision=revision, split=split, validation_fraction=validation_fraction, pack=pack, mask_prompt=mask_prompt,
+        )  # fmt: skip
+        show_preview(target, job, detach, as_json, plain)
+        return
+    job = target.prepare(
+        dataset, model, given, template=template, block_size=block_size, sample=sample, output=output, file_name=file_name,
+        revision=revision, model_revision=model_revision, split=split, validation_fraction=validation_fraction, pack=pack,
+        mask_prompt=mask_prompt, jobs=jobs, engine=engine,
     )  # fmt: skip
     if not announce(job, detach, as_json):
         if job.info.output and not as_json:

@@ -15,19 +15,37 @@ _sym_db = _symbol_database.Default()
 from moai_proto.v1 import job_pb2 as moai__proto_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmoai_proto/v1/dataset.proto\x12\rmoai_proto.v1\x1a\x17moai_proto/v1/job.proto\"\x88\x01\n\x0b\x44\x61tasetSpec\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x10\n\x08template\x18\x03 \x01(\t\x12\x12\n\nblock_size\x18\x04 \x01(\x05\x12\x0e\n\x06sample\x18\x05 \x01(\x03\x12\x0e\n\x06output\x18\x06 \x01(\t\x12\x11\n\tfile_name\x18\x07 \x01(\t\"\xa9\x01\n\x15PrepareDatasetRequest\x12*\n\x07options\x18\x01 \x01(\x0b\x32\x19.moai_proto.v1.JobOptions\x12+\n\x07\x64\x61taset\x18\x02 \x01(\x0b\x32\x1a.moai_proto.v1.DatasetSpec\x12\r\n\x05model\x18\x03 \x01(\t\x12\x16\n\x0emodel_revision\x18\x04 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x05 \x01(\t\"9\n\x16PrepareDatasetResponse\x12\x1f\n\x03job\x18\x01 \x01(\x0b\x32\x12.moai_proto.v1.Job2o\n\x0e\x44\x61tasetService\x12]\n\x0ePrepareDataset\x12$.moai_proto.v1.PrepareDatasetRequest\x1a%.moai_proto.v1.PrepareDatasetResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmoai_proto/v1/dataset.proto\x12\rmoai_proto.v1\x1a\x17moai_proto/v1/job.proto\"\xa9\x02\n\x0b\x44\x61tasetSpec\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x10\n\x08template\x18\x03 \x01(\t\x12\x12\n\nblock_size\x18\x04 \x01(\x05\x12\x0e\n\x06sample\x18\x05 \x01(\x03\x12\x0e\n\x06output\x18\x06 \x01(\t\x12\x11\n\tfile_name\x18\x07 \x01(\t\x12\x0c\n\x04pack\x18\x08 \x01(\x08\x12\x13\n\x0bmask_prompt\x18\t \x01(\x08\x12 \n\x13validation_fraction\x18\n \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04jobs\x18\x0b \x01(\x05\x12%\n\x06\x65ngine\x18\x0c \x01(\x0b\x32\x15.moai_proto.v1.Engine\x12\r\n\x05split\x18\r \x01(\tB\x16\n\x14_validation_fraction\"X\n\x06\x45ngine\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x32\n\ncandidates\x18\x02 \x03(\x0b\x32\x1e.moai_proto.v1.EngineCandidate\x12\x0c\n\x04note\x18\x03 \x01(\t\"A\n\x0f\x45ngineCandidate\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06python\x18\x02 \x01(\t\x12\x10\n\x08snapshot\x18\x03 \x01(\t\"\xa9\x01\n\x15PrepareDatasetRequest\x12*\n\x07options\x18\x01 \x01(\x0b\x32\x19.moai_proto.v1.JobOptions\x12+\n\x07\x64\x61taset\x18\x02 \x01(\x0b\x32\x1a.moai_proto.v1.DatasetSpec\x12\r\n\x05model\x18\x03 \x01(\t\x12\x16\n\x0emodel_revision\x18\x04 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x05 \x01(\t\"9\n\x16PrepareDatasetResponse\x12\x1f\n\x03job\x18\x01 \x01(\x0b\x32\x12.moai_proto.v1.Job\"\xb7\x01\n\x15PreviewDatasetRequest\x12*\n\x07options\x18\x01 \x01(\x0b\x32\x19.moai_proto.v1.JobOptions\x12+\n\x07\x64\x61taset\x18\x02 \x01(\x0b\x32\x1a.moai_proto.v1.DatasetSpec\x12\r\n\x05model\x18\x03 \x01(\t\x12\x16\n\x0emodel_revision\x18\x04 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x05 \x01(\t\x12\x0c\n\x04rows\x18\x06 \x01(\x05\"9\n\x16PreviewDatasetResponse\x12\x1f\n\x03job\x18\x01 \x01(\x0b\x32\x12.moai_proto.v1.Job\"(\n\x11PlanEngineRequest\x12\x13\n\x0b\x65nvironment\x18\x01 \x01(\t\"B\n\x12PlanEngineResponse\x12,\n\x07pythons\x18\x01 \x03(\x0b\x32\x1b.moai_proto.v1.EnginePython\"\x96\x01\n\x0c\x45nginePython\x12\x0e\n\x06python\x18\x01 \x01(\t\x12\x35\n\x05\x66\x61\x63ts\x18\x02 \x03(\x0b\x32&.moai_proto.v1.EnginePython.FactsEntry\x12\x11\n\tinstalled\x18\x03 \x03(\t\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xa1\x02\n\x0e\x44\x61tasetService\x12]\n\x0ePrepareDataset\x12$.moai_proto.v1.PrepareDatasetRequest\x1a%.moai_proto.v1.PrepareDatasetResponse\x12]\n\x0ePreviewDataset\x12$.moai_proto.v1.PreviewDatasetRequest\x1a%.moai_proto.v1.PreviewDatasetResponse\x12Q\n\nPlanEngine\x12 .moai_proto.v1.PlanEngineRequest\x1a!.moai_proto.v1.PlanEngineResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'moai_proto.v1.dataset_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
+  _globals['_ENGINEPYTHON_FACTSENTRY']._options = None
+  _globals['_ENGINEPYTHON_FACTSENTRY']._serialized_options = b'8\001'
   _globals['_DATASETSPEC']._serialized_start=72
-  _globals['_DATASETSPEC']._serialized_end=208
-  _globals['_PREPAREDATASETREQUEST']._serialized_start=211
-  _globals['_PREPAREDATASETREQUEST']._serialized_end=380
-  _globals['_PREPAREDATASETRESPONSE']._serialized_start=382
-  _globals['_PREPAREDATASETRESPONSE']._serialized_end=439
-  _globals['_DATASETSERVICE']._serialized_start=441
-  _globals['_DATASETSERVICE']._serialized_end=552
+  _globals['_DATASETSPEC']._serialized_end=369
+  _globals['_ENGINE']._serialized_start=371
+  _globals['_ENGINE']._serialized_end=459
+  _globals['_ENGINECANDIDATE']._serialized_start=461
+  _globals['_ENGINECANDIDATE']._serialized_end=526
+  _globals['_PREPAREDATASETREQUEST']._serialized_start=529
+  _globals['_PREPAREDATASETREQUEST']._serialized_end=698
+  _globals['_PREPAREDATASETRESPONSE']._serialized_start=700
+  _globals['_PREPAREDATASETRESPONSE']._serialized_end=757
+  _globals['_PREVIEWDATASETREQUEST']._serialized_start=760
+  _globals['_PREVIEWDATASETREQUEST']._serialized_end=943
+  _globals['_PREVIEWDATASETRESPONSE']._serialized_start=945
+  _globals['_PREVIEWDATASETRESPONSE']._serialized_end=1002
+  _globals['_PLANENGINEREQUEST']._serialized_start=1004
+  _globals['_PLANENGINEREQUEST']._serialized_end=1044
+  _globals['_PLANENGINERESPONSE']._serialized_start=1046
+  _globals['_PLANENGINERESPONSE']._serialized_end=1112
+  _globals['_ENGINEPYTHON']._serialized_start=1115
+  _globals['_ENGINEPYTHON']._serialized_end=1265
+  _globals['_ENGINEPYTHON_FACTSENTRY']._serialized_start=1221
+  _globals['_ENGINEPYTHON_FACTSENTRY']._serialized_end=1265
+  _globals['_DATASETSERVICE']._serialized_start=1268
+  _globals['_DATASETSERVICE']._serialized_end=1557
 # @@protoc_insertion_point(module_scope)

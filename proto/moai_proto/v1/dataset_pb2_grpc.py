@@ -20,6 +20,16 @@ class DatasetServiceStub(object):
                 request_serializer=moai__proto_dot_v1_dot_dataset__pb2.PrepareDatasetRequest.SerializeToString,
                 response_deserializer=moai__proto_dot_v1_dot_dataset__pb2.PrepareDatasetResponse.FromString,
                 )
+        self.PreviewDataset = channel.unary_unary(
+                '/moai_proto.v1.DatasetService/PreviewDataset',
+                request_serializer=moai__proto_dot_v1_dot_dataset__pb2.PreviewDatasetRequest.SerializeToString,
+                response_deserializer=moai__proto_dot_v1_dot_dataset__pb2.PreviewDatasetResponse.FromString,
+                )
+        self.PlanEngine = channel.unary_unary(
+                '/moai_proto.v1.DatasetService/PlanEngine',
+                request_serializer=moai__proto_dot_v1_dot_dataset__pb2.PlanEngineRequest.SerializeToString,
+                response_deserializer=moai__proto_dot_v1_dot_dataset__pb2.PlanEngineResponse.FromString,
+                )
 
 
 class DatasetServiceServicer(object):
@@ -34,6 +44,22 @@ class DatasetServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PreviewDataset(self, request, context):
+        """Starts a short job that renders and tokenises a few rows and writes nothing:
+        its result holds text, ids and counts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PlanEngine(self, request, context):
+        """Which Pythons of the container could run a fast tokenizer, and which have
+        one. Nothing is started and nothing is written.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DatasetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -41,6 +67,16 @@ def add_DatasetServiceServicer_to_server(servicer, server):
                     servicer.PrepareDataset,
                     request_deserializer=moai__proto_dot_v1_dot_dataset__pb2.PrepareDatasetRequest.FromString,
                     response_serializer=moai__proto_dot_v1_dot_dataset__pb2.PrepareDatasetResponse.SerializeToString,
+            ),
+            'PreviewDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewDataset,
+                    request_deserializer=moai__proto_dot_v1_dot_dataset__pb2.PreviewDatasetRequest.FromString,
+                    response_serializer=moai__proto_dot_v1_dot_dataset__pb2.PreviewDatasetResponse.SerializeToString,
+            ),
+            'PlanEngine': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanEngine,
+                    request_deserializer=moai__proto_dot_v1_dot_dataset__pb2.PlanEngineRequest.FromString,
+                    response_serializer=moai__proto_dot_v1_dot_dataset__pb2.PlanEngineResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -67,5 +103,39 @@ class DatasetService(object):
         return grpc.experimental.unary_unary(request, target, '/moai_proto.v1.DatasetService/PrepareDataset',
             moai__proto_dot_v1_dot_dataset__pb2.PrepareDatasetRequest.SerializeToString,
             moai__proto_dot_v1_dot_dataset__pb2.PrepareDatasetResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def PreviewDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/moai_proto.v1.DatasetService/PreviewDataset',
+            moai__proto_dot_v1_dot_dataset__pb2.PreviewDatasetRequest.SerializeToString,
+            moai__proto_dot_v1_dot_dataset__pb2.PreviewDatasetResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def PlanEngine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/moai_proto.v1.DatasetService/PlanEngine',
+            moai__proto_dot_v1_dot_dataset__pb2.PlanEngineRequest.SerializeToString,
+            moai__proto_dot_v1_dot_dataset__pb2.PlanEngineResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

@@ -92,6 +92,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_CHECKPOINT_MISMATCH: _ClassVar[ErrorReason]
     ERROR_REASON_GIT_REFUSED: _ClassVar[ErrorReason]
     ERROR_REASON_GIT_UNREACHABLE: _ClassVar[ErrorReason]
+    ERROR_REASON_ENGINE_UNAVAILABLE: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_USAGE: ErrorReason
 ERROR_REASON_CONFIG_INVALID: ErrorReason
@@ -176,6 +177,7 @@ ERROR_REASON_PEERS_UNREACHABLE: ErrorReason
 ERROR_REASON_CHECKPOINT_MISMATCH: ErrorReason
 ERROR_REASON_GIT_REFUSED: ErrorReason
 ERROR_REASON_GIT_UNREACHABLE: ErrorReason
+ERROR_REASON_ENGINE_UNAVAILABLE: ErrorReason
 
 class ErrorInfo(_message.Message):
     __slots__ = ("reason", "message", "next", "details")
