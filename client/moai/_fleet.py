@@ -151,6 +151,20 @@ class Fleet:
         """The jobs of every host."""
         return self.map(lambda host: host.jobs(), timeout)
 
+    def submit(
+        self, start: Callable[[Host, JobOptions], Job], options: JobOptions | None = None, timeout: float | None = None, fail_fast: bool = False
+    ) -> Results[Job]:
+        """``start(host, options)`` on every host at once; each gets options with a request id of its own.
+
+        Args:
+            fail_fast: when one host refuses, the jobs that the others have started are cancelled.
+        """
+        results = self.map(lambda host: start(host, _own(options, host)), timeout)
+        if fail_fast and results.failed:
+            for job in results.ok.values():
+                job.cancel()
+        return results
+
     def run(self, arguments: Sequence[str], options: JobOptions | None = None, timeout: float | None = None, **more: Any) -> Results[Job]:
         """The command as a job on every host; see ``Host.run``."""
         return self.map(lambda host: host.run(arguments, _own(options, host), **more), timeout)
@@ -187,6 +201,29 @@ class Fleet:
                 return host
         shown = "; ".join(f"{name}: {a.message if isinstance(a, MoaiError) else a}" for name, a in answers.items())
         raise MoaiError("DEVICE_IN_USE", f"no host is free: {shown}", "submit to one of them; the job waits in its queue")
+
+    def place(self, model: str, flavor: str = "", settings: Mapping[str, Any] | None = None, **recipe: Any) -> tuple[Host, str]:
+        """The host to train on, and why it: it fits the plan, is free if any is, and has least to fetch.
+
+        When none that fits is free, the one with the fewest jobs before it; the job then waits in its queue.
+
+        Args:
+            flavor: only hosts whose default device has it. settings, recipe: as in ``Host.estimate_training``.
+
+        Raises NotFound (DEVICE_NOT_FOUND) saying per host what does not fit, or why it cannot be asked.
+        """
+        answers = self.map(lambda host: _fit(host, model, flavor, settings or {}, recipe))
+        fitting = {name: fit for name, fit in answers.ok.items() if not fit.unfit}
+        if not fitting:
+            shown = "; ".join(f"{n}: {a.message if isinstance(a, MoaiError) else a.unfit}" for n, a in answers.items())
+            raise MoaiError("DEVICE_NOT_FOUND", f"no host fits this training: {shown}", "name a host, or a smaller model or batch")
+        names = [host.name for host in self.hosts]
+        best = min(fitting, key=lambda name: (fitting[name].jobs, fitting[name].missing_bytes, names.index(name)))
+        fit = fitting[best]
+        why = "free" if not fit.jobs else f"none is free; {fit.jobs} before it"
+        if fit.missing_bytes:
+            why += f"; {fit.missing_bytes / 1e9:.1f} GB to fetch"
+        return self.hosts[names.index(best)], why
 
     # -- following -----------------------------------------------------------------------------
 
@@ -245,6 +282,29 @@ class Fleet:
                 follower.close()
 
 
+@dataclasses.dataclass(frozen=True)
+class _Fit:
+    """How a training fits a host: why not ("" = it does), jobs before it, bytes still to fetch."""
+
+    unfit: str
+    jobs: int
+    missing_bytes: float
+
+
+def _fit(host: Host, model: str, flavor: str, settings: Mapping[str, Any], recipe: Mapping[str, Any]) -> _Fit:
+    busy = why_busy(host, flavor)
+    if busy.startswith(_OTHER_FLAVOR) or busy == _NO_DEVICE:
+        return _Fit(busy, 0, 0.0)
+    needs = host.estimate_training(model, settings=settings, quick=True, **recipe)
+    unfit = next((one.text for one in needs.concerns if one.code in ("FLAVOR_TOO_SMALL", "DISK_TOO_SMALL")), "")
+    download = needs.figure("download")
+    before = sum(1 for info in host.jobs(200) if not info.ended and info.kind in ("train", "generate", "evaluate"))
+    return _Fit(unfit, before or (1 if busy else 0), (download.value if download else None) or 0.0)
+
+
+_NO_DEVICE, _OTHER_FLAVOR = "no device", "its flavor is "
+
+
 def why_busy(host: Host, flavor: str = "") -> str:
     """Why a host's accelerator is not free now; "" when it is. Raises MoaiError when it cannot be asked."""
     report = host.devices()
@@ -252,9 +312,9 @@ def why_busy(host: Host, flavor: str = "") -> str:
         return report.error.message
     device = next((d for d in report.devices if d.is_default), report.devices[0] if report.devices else None)
     if device is None:
-        return "no device"
+        return _NO_DEVICE
     if flavor and not _is_flavor(device.flavor, flavor):
-        return f"its flavor is {device.flavor or 'unknown'}"
+        return _OTHER_FLAVOR + (device.flavor or "unknown")
     if device.processes:
         return f"in use by {device.processes[0].command or '?'} (pid {device.processes[0].pid})"
     for info in host.jobs(200):

@@ -147,3 +147,67 @@ def test_jobs_of_all_hosts_are_one_list_and_the_dead_one_is_said(laptop):
     assert [e["host"] for e in document["errors"]] == ["dead"]
     times = [j["create_time"] for j in document["jobs"]]
     assert times == sorted(times, reverse=True)
+
+
+def test_verbs_that_make_jobs_take_several_hosts_a_row_each_and_the_worst_exit_code(boxes, laptop):
+    """download on a container without the Hub fails typed on each; the dead host is a row of its own."""
+    done = laptop.moai("remote", "download", "demo/none", "--on", "c0,dead", "--plain", HF_ENDPOINT="http://127.0.0.1:9")
+    assert done.returncode == 4, done.stderr.decode()
+    rows = [line.split() for line in done.stdout.decode().splitlines()]
+    assert [row[0] for row in rows if row[0] in ("c0", "dead")][:2] == ["c0", "dead"]
+    assert any(row[0] == "c0" and "FAILED" in row for row in rows)
+
+
+def test_fail_fast_cancels_what_the_others_started(boxes, laptop):
+    done = laptop.moai("remote", "run", "--on", "c0,dead", "--fail-fast", "--detach", "--", "sleep", "600")
+    assert done.returncode == 4
+    with moai.Fleet("c0") as fleet:
+        job = fleet.hosts[0].job("last")
+        assert job.wait(60, check=False).state == "CANCELLED"
+
+
+def test_up_and_down_of_several_hosts_say_a_line_each(boxes, laptop):
+    done = laptop.moai("remote", "up", "c0,dead,c1")
+    assert done.returncode == 4
+    lines = done.stderr.decode().splitlines()
+    said = [line for line in lines if line.split(":")[0] in ("c0", "c1", "dead")]
+    assert [line.split(":")[0] for line in said][-3:] == ["c0", "dead", "c1"] and "HOST_UNREACHABLE" in said[-2]
+
+
+def test_files_go_to_several_hosts(boxes, laptop, tmp_path):
+    (tmp_path / "a.txt").write_text("same everywhere")
+    done = laptop.moai("remote", "push", str(tmp_path / "a.txt"), "--on", "@pool", "--json")
+    assert done.returncode == 0, done.stderr.decode()
+    documents = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [d["host"] for d in documents] == [f"c{n}" for n in range(COUNT)] and all(d["files"] == 1 for d in documents)
+    assert all((box.home / "a.txt").read_text() == "same everywhere" for box in boxes[1])
+
+
+def test_a_training_is_placed_where_it_fits_and_is_free(boxes, laptop, tmp_path):
+    """c0 is too small by its flavor, c1 has a job before it, c2 is free: then c2; with c2 busy too, the shorter queue."""
+    config = {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 16,
+        "num_attention_heads": 16, "num_key_value_heads": 16, "vocab_size": 32000, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+    }  # fmt: skip
+    by_the_step = {"save_minutes": 0}  # no checkpoints, so that a small disk will do
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").write_bytes(b"\0" * 64)
+    boxes[1][0].kit.set(devices=[{"id": 0, "flavor": "Small.64GB"}])
+    with moai.Fleet("@pool") as fleet:
+        waiting = fleet.hosts[1].run(["sleep", "600"], moai.JobOptions(accelerator="default"), kind="train")
+        try:
+            host, why = fleet.place(str(folder), settings=by_the_step, batch_size=256)
+            assert (host.name, why) == ("c2", "free")
+            second = fleet.hosts[2].run(["sleep", "600"], moai.JobOptions(accelerator="default"), kind="train")
+            third = fleet.hosts[2].run(["sleep", "600"], moai.JobOptions(accelerator="default"), kind="train")
+            host, why = fleet.place(str(folder), settings=by_the_step, batch_size=256)
+            assert (host.name, why) == ("c1", "none is free; 1 before it")
+            for job in (second, third):
+                job.cancel()
+            with pytest.raises(moai.NotFound, match="c0: about .* are needed on the accelerator") as caught:
+                moai.Fleet([fleet.hosts[0]]).place(str(folder), settings=by_the_step, batch_size=256)
+            assert caught.value.reason == "DEVICE_NOT_FOUND"
+        finally:
+            waiting.cancel()

@@ -23,6 +23,7 @@ Env = Annotated[str, typer.Option("--env", metavar="ENV", help="Environment ther
 Force = Annotated[bool, typer.Option("--force", help="Also when the job belongs to somebody else.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="Id, its beginning, HOST/ID, name or 'last'.", autocompletion=complete.job_names)]
+FailFast = Annotated[bool, typer.Option("--fail-fast", help="On several hosts: when one refuses, cancel what the others started.")]
 NoLink = Annotated[bool, typer.Option("--no-link", help="Do not use or leave a shared link.")]
 
 T = TypeVar("T")
@@ -59,6 +60,17 @@ def hosts(names: str) -> list[Any]:
     picked = moai.config().pick(names)
     moai.prepare_links(picked)
     return [moai.Host(one, prompts(), say) for one in picked]
+
+
+def several(names: str) -> bool:
+    """Whether ``--on`` names more than one host."""
+    return len(moai.config().pick(names)) > 1
+
+
+def fleet(names: str) -> moai.Fleet:
+    """The hosts named, for the same call on each."""
+    moai.prepare_links(moai.config().pick(names))
+    return moai.Fleet(names, prompts=prompts(), say=say)
 
 
 def find_job(text: str, on: str = "") -> Any:

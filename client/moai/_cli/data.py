@@ -8,9 +8,10 @@ import typer
 
 import moai
 from moai._cli.clean import clean
-from moai._cli.common import Env, Json, On, Plain, host, note, print_json
+from moai._cli.common import Env, FailFast, Json, On, Plain, host, note, print_json, several
 from moai._cli.follow import follow
 from moai._cli.preview import show_preview
+from moai._cli.spread import submit_each
 from moai._cli.start import Detach, MaxDuration, Name, RequestId, Setenv, Setup, WaitForAccess, announce, options
 from moai._cli.table import size
 
@@ -37,18 +38,26 @@ def download(
     plain: Plain = False,
     name: Name = "",
     request_id: RequestId = "",
+    fail_fast: FailFast = False,
 ) -> None:
     """Fetch a model or dataset from the Hub on the container; interrupted, it goes on where it stopped."""
     kind = "dataset" if is_dataset else "model"
-    target = host(on)
-    if dry_run:
-        _show_plan(target.name, repo, target.plan_download(repo, kind, revision, output=output), as_json)
-        return
     wanted = options(
         name=name, setenv=setenv, request_id=request_id, setup=setup, max_duration=max_duration, claims=False,
         wait_for_access=wait_for_access,
     )  # fmt: skip
-    job = target.download(repo, wanted, type=kind, revision=revision, output=output, streams=streams or 0)
+
+    def start(there: moai.Host, given: moai.JobOptions) -> moai.Job:
+        return there.download(repo, given, type=kind, revision=revision, output=output, streams=streams or 0)
+
+    if several(on) and not dry_run:
+        submit_each(on, start, wanted, detach, as_json, plain, fail_fast)
+        return
+    target = host(on)
+    if dry_run:
+        _show_plan(target.name, repo, target.plan_download(repo, kind, revision, output=output), as_json)
+        return
+    job = start(target, wanted)
     if not announce(job, detach, as_json):
         follow(job, as_json=as_json, plain=plain, log=False)
 
@@ -110,17 +119,29 @@ def prepare(
     plain: Plain = False,
     name: Name = "",
     request_id: RequestId = "",
+    fail_fast: FailFast = False,
 ) -> None:
     """Tokenise a dataset for a model: Arrow files and one torch file that a trainer opens."""
     project = moai.load_project()
     model = model or (project.train.model if project else "") or ""
     if not model:
         raise moai.UsageError("USAGE", "no model was given, and its tokenizer is needed", "--model ORG/NAME or --model FOLDER")
-    target = host(on)
     given = options(
         name=name, env=env, setenv=setenv, request_id=request_id, setup=setup, max_duration=max_duration, claims=False,
         wait_for_access=wait_for_access,
     )  # fmt: skip
+
+    def start(there: moai.Host, own: moai.JobOptions) -> moai.Job:
+        return there.prepare(
+            dataset, model, own, template=template, block_size=block_size, sample=sample, output=output, file_name=file_name,
+            revision=revision, model_revision=model_revision, split=split, validation_fraction=validation_fraction, pack=pack,
+            mask_prompt=mask_prompt, jobs=jobs, engine=engine,
+        )  # fmt: skip
+
+    if several(on) and preview is None:
+        submit_each(on, start, given, detach, as_json, plain, fail_fast)
+        return
+    target = host(on)
     if preview is not None:
         job = target.preview(
             dataset, model, given, rows=preview, model_revision=model_revision, template=template, block_size=block_size,
@@ -128,11 +149,7 @@ def prepare(
         )  # fmt: skip
         show_preview(target, job, detach, as_json, plain)
         return
-    job = target.prepare(
-        dataset, model, given, template=template, block_size=block_size, sample=sample, output=output, file_name=file_name,
-        revision=revision, model_revision=model_revision, split=split, validation_fraction=validation_fraction, pack=pack,
-        mask_prompt=mask_prompt, jobs=jobs, engine=engine,
-    )  # fmt: skip
+    job = start(target, given)
     if not announce(job, detach, as_json):
         if job.info.output and not as_json:
             note(f"output {job.info.output}")

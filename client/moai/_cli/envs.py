@@ -8,8 +8,9 @@ import typer
 
 import moai
 from moai._cli.clean import clean
-from moai._cli.common import Env, Json, On, Plain, host, hosts, note, on_each, print_json, worst
+from moai._cli.common import Env, Json, On, Plain, host, hosts, note, on_each, print_json, several, worst
 from moai._cli.follow import exit_code, follow
+from moai._cli.spread import submit_each
 from moai._cli.start import Detach, MaxDuration, Name, RequestId, Secret, Setenv, Setup, Workdir, announce, options
 from moai._cli.table import print_table
 
@@ -127,6 +128,9 @@ def install(
         name=name, env=env, setenv=setenv, secret=secret, workdir=workdir, max_duration=max_duration,
         request_id=request_id, setup=setup,
     )  # fmt: skip
+    if several(on) and not dry_run:
+        submit_each(on, lambda there, own: there.install(requirement, own, files=file), given, detach, as_json, plain)
+        return
     target = host(on)
     job = target.install(requirement, given, files=file, dry_run=dry_run)
     if not dry_run:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 import moai
 from moai._cli import complete
-from moai._cli.common import Env, Json, Yes, confirm, host, note, print_json, prompts
+from moai._cli.common import Env, Json, Yes, confirm, host, hosts, note, on_each, print_json, prompts, worst
 from moai._cli.disk import show_items
 from moai._cli.table import print_table, size
 
@@ -215,19 +216,44 @@ def trust(
 
 @app.command()
 def up(name: MaybeName = "") -> None:
-    """Install this version's agent and start it; running jobs go on."""
-    with host(name) as target:
-        facts = target.up()
-        note(f"{target.name}: agent {facts.get('version')} ({str(facts.get('digest'))[:12]}) is up")
+    """Install this version's agent and start it; running jobs go on. Also for NAME,NAME, @group and all."""
+
+    def one(target: moai.Host) -> str:
+        with target:
+            facts = target.up()
+        return f"agent {facts.get('version')} ({str(facts.get('digest'))[:12]}) is up"
+
+    _each(name, one)
 
 
 @app.command()
 def down(name: MaybeName = "") -> None:
-    """End the agent and the link; jobs go on, and the next command starts it again."""
-    with host(name) as target:
-        target.down()
+    """End the agent and the link; jobs go on, and the next command starts it again. Also for NAME,NAME, @group and all."""
+
+    def one(target: moai.Host) -> str:
+        with target:
+            target.down()
         moai.disconnect(target.config)
-        note(f"{target.name}: the agent has been ended; jobs go on")
+        return "the agent has been ended; jobs go on"
+
+    _each(name, one)
+
+
+def _each(names: str, call: Callable[[moai.Host], str]) -> None:
+    """A line a host, in order; failures beside successes. Leaves with the worst exit code; one host's error as always."""
+    targets = hosts(names)
+    if len(targets) == 1:
+        note(f"{targets[0].name}: {call(targets[0])}")
+        return
+    codes = []
+    for target, answer in on_each(targets, call):
+        if isinstance(answer, moai.MoaiError):
+            note(f"{target.name}: {answer.message} [{answer.reason}]")
+            codes.append(answer.exit_code)
+        else:
+            note(f"{target.name}: {answer}")
+    if any(codes):
+        raise typer.Exit(worst(codes))
 
 
 @app.command()

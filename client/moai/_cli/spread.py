@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import typer
 
 import moai
 from moai._cli.clean import LogCleaner, clean
-from moai._cli.common import note, print_json, worst
+from moai._cli.common import fleet, note, print_json, worst
 from moai._cli.follow import exit_code, log_line
 from moai._cli.table import STATE_STYLE, print_table
 
@@ -32,6 +33,15 @@ def spread(results: moai.Results[moai.Job], fleet: moai.Fleet, detach: bool, as_
         codes += _follow(jobs, fleet, as_json, plain)
     if any(codes):
         raise typer.Exit(worst(codes))
+
+
+def submit_each(
+    names: str, start: Callable[[moai.Host, moai.JobOptions], moai.Job], given: moai.JobOptions, detach: bool, as_json: bool, plain: bool,
+    fail_fast: bool = False,
+) -> None:  # fmt: skip
+    """The same submission on every host named, then ``spread``. Leaves with the worst exit code."""
+    every = fleet(names)
+    spread(every.submit(start, given, fail_fast=fail_fast), every, detach, as_json, plain)
 
 
 def _follow(jobs: list[moai.Job], fleet: moai.Fleet, as_json: bool, plain: bool) -> list[int]:

@@ -9,12 +9,11 @@ from typing import Annotated
 import typer
 
 import moai
-from moai._cli.common import Env, Json, NoLink, On, Plain, host, note, pairs, print_json, prompts, seconds
-from moai._cli.common import say as connecting
+from moai._cli.common import Env, FailFast, Json, NoLink, On, Plain, fleet, host, note, pairs, print_json, seconds, several
 from moai._cli.follow import follow
 from moai._cli.language import say
 from moai._cli.save import Save, save
-from moai._cli.spread import spread
+from moai._cli.spread import submit_each
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -168,6 +167,7 @@ def run(
     exit_code: ExitCode = "moai",
     no_link: NoLink = False,
     any_host: Any_ = False,
+    fail_fast: FailFast = False,
     sync: Sync = "",
     save_flags: Save = False,
     retries: Retries = None,  # type: ignore[assignment]
@@ -190,12 +190,13 @@ def run(
     )  # fmt: skip
     if save_flags:
         save(on=on, env=env, name=name, workdir=workdir, sync=sync, accelerator=accelerator, setup=setup, setenv=setenv, secret=secret)
-    if len(moai.config().pick(on)) > 1:
-        fleet = moai.Fleet(on, prompts=prompts(), say=connecting)
+    if several(on):
         if not any_host:
-            spread(fleet.run(command, command_options, expected_paths=expect), fleet, detach, as_json, plain)
+            submit_each(
+                on, lambda target, given: target.run(command, given, expected_paths=expect), command_options, detach, as_json, plain, fail_fast
+            )
             return
-        target = fleet.first_free()
+        target = fleet(on).first_free()
     else:
         target = host(on, link=not no_link)
     job = target.run(command, command_options, expected_paths=expect)

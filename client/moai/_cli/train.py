@@ -12,13 +12,15 @@ import typer
 
 import moai
 from moai._cli.clean import clean
-from moai._cli.common import Env, Json, NoLink, On, Plain, host, note, pairs, print_json
+from moai._cli.common import Env, FailFast, Json, NoLink, On, Plain, fleet, host, note, pairs, print_json, several
 from moai._cli.follow import follow
 from moai._cli.preflight import Borrowed, introduce, list_tutorials, look, offer_smoke, tell_disk
 from moai._cli.save import Save, save
 from moai._cli.settings import RECIPE, Value, merge, saved
+from moai._cli.spread import submit_each
 from moai._cli.start import (
     Accelerator,
+    Any_,
     Detach,
     ExitCode,
     Expect,
@@ -101,6 +103,8 @@ def train(
     webhook: Webhook = "",
     git: Git = "",
     submodules: Submodules = False,
+    any_host: Any_ = False,
+    fail_fast: FailFast = False,
 ) -> None:
     """Fine-tune a model on a container; the job needs nothing here once it has begun.
 
@@ -134,13 +138,23 @@ def train(
         )  # fmt: skip
         project = moai.load_project()
     target_name = on or (project.host if project else "") or ""
+    many = several(target_name) and not nodes
+    if many and not any_host and (dry_run or flavor or restore_flavor):
+        raise moai.UsageError("USAGE", "--dry-run and --flavor are for one host, and several were named", "--any places it on one of them")
     if nodes and (command or dry_run or flavor or restore_flavor):
         raise moai.UsageError("USAGE", "--nodes is the recipe's, and goes with no command, --dry-run or --flavor", "leave those out")
     if command:
         _refuse_recipe_flags(flags, set_, smoke or bool(tutorial) or wait_for_access, trust_remote_code, upload)
-        target = host(target_name, link=not no_link)
         given.accelerator = given.accelerator or "default"
         pattern = log_pattern or (project.log.pattern if project else "") or ""
+
+        def begin(there: moai.Host, mine: moai.JobOptions) -> moai.Job:
+            return there.run(command, mine, kind="train", expected_paths=expect, trust_exit_code=trust_exit_code, log_pattern=pattern)
+
+        if many and not any_host:
+            submit_each(target_name, begin, given, detach, as_json, plain, fail_fast)
+            return
+        target = fleet(target_name).first_free() if many else host(target_name, link=not no_link)
         if dry_run:
             chosen = given.environment or target.config.environment
             if as_json:
@@ -151,9 +165,7 @@ def train(
             note("nothing was started")
             return
         with Borrowed(target, flavor, restore_flavor, given.environment) as borrowed:
-            job = borrowed.job = target.run(
-                command, given, kind="train", expected_paths=expect, trust_exit_code=trust_exit_code, log_pattern=pattern
-            )
+            job = borrowed.job = begin(target, given)
             if not announce(job, detach, as_json):
                 follow(job, as_json=as_json, plain=plain, own_code=own)
         return
@@ -164,7 +176,6 @@ def train(
     if nodes:
         together(target_name, nodes, recipe, settings, given, smoke, Shown(detach, as_json, plain))
         return
-    target = host(target_name, link=not no_link)
     arguments = {k: v.value for k, v in recipe.items()}
     wanted, data = arguments.pop("model"), arguments.pop("dataset")
     if trust_remote_code:
@@ -173,6 +184,14 @@ def train(
         raise moai.UsageError("USAGE", "--private is of the repository that --upload makes", "--upload ORG/NAME --private")
     extra = {k: v.value for k, v in settings.items()}
     arguments.update(upload=upload or None, upload_private=private or None)
+
+    def start(there: moai.Host, mine: moai.JobOptions) -> moai.Job:
+        return there.train(wanted, data, mine, settings=extra, smoke=smoke, **arguments)
+
+    if many and not any_host:
+        submit_each(target_name, start, given, detach, as_json, plain, fail_fast)
+        return
+    target = _placed(target_name, wanted, flavor, extra, arguments) if many else host(target_name, link=not no_link)
     if dry_run:
         plan = target.plan_training(wanted, data, given, settings=extra, smoke=smoke, **arguments)
         _show_plan(target, recipe, settings, given, plan, as_json)
@@ -188,11 +207,20 @@ def train(
             trial = borrowed.job = target.train(wanted, data, replace(given, request_id=""), settings=extra, smoke=True, **apart)
             announce(trial, False, False)
             follow(trial, as_json=False, plain=plain, log=False)  # Leaves with its exit code when it failed.
-        job = borrowed.job = target.train(wanted, data, given, settings=extra, smoke=smoke, **arguments)
+        job = borrowed.job = start(target, given)
         if not announce(job, detach, as_json):
             if job.info.output and not as_json:
                 note(f"output {job.info.output}")
             follow(job, as_json=as_json, plain=plain, log=False, own_code=own)
+
+
+def _placed(names: str, model: str, flavor: str, extra: dict[str, Any], arguments: dict[str, Any]) -> moai.Host:
+    """The host of several that the training goes to, and why, said."""
+    aside = ("template", "dataset_revision", "output", "gpus", "upload", "upload_private")
+    known = {name: value for name, value in arguments.items() if name not in aside}
+    target, why = fleet(names).place(model, flavor, extra, **known)
+    note(f"placed on {target.name}: {why}")
+    return target
 
 
 def _refuse_recipe_flags(flags: dict[str, Any], sets: list[str], smoke: bool, trust: bool, upload: str) -> None:
