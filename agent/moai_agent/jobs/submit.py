@@ -269,7 +269,7 @@ def _recorded(message: Message) -> Optional[Dict[str, Any]]:
         return None
     copy = type(message)()
     copy.CopyFrom(message)
-    for name in ("secrets", "labels", "proxy", "request_id", "owner"):
+    for name in ("secrets", "webhook", "labels", "proxy", "request_id", "owner"):
         copy.options.ClearField(name)
     return {"type": kind, "message": json_format.MessageToDict(copy, preserving_proto_field_name=True)}
 
