@@ -2,7 +2,7 @@
 
 Rows L1, L2, L3, L5, L7, L8, L12 and L13 of the fault list in docs/reliability.md, through a proxy in user space,
 so without root. What the link does against it: pings that are answered end to end, new connections with growing
-pauses, and streams that go on at a sequence and an offset. ``MOAI_TEST_SEEDS`` says how many orders of faults.
+pauses, and streams that go on at a sequence and an offset. ``MOAI_TEST_SEEDS`` says how many orders of faults; the short suite takes three, one for each way to stall.
 """
 
 import hashlib
@@ -63,17 +63,21 @@ def size_of(path: Path) -> int:
 class Breaker:
     """Breaks the way, heals it, and waits until the listener has what it missed."""
 
-    def __init__(self, way: Proxy, dice: random.Random, log: Path, seen: Path) -> None:
-        self.way, self.dice, self.log, self.seen = way, dice, log, seen
-        self.noticed = 0
+    def __init__(self, way: Proxy, dice: random.Random, log: Path, listen: Listener) -> None:
+        self.way, self.dice, self.log, self.listen = way, dice, log, listen
+        self.seen = listen.folder / "log"
+
+    def _is_tried_again(self, before: int) -> bool:
+        """A new connection has come, or the listener needs none: with only the way up held, the rest of a job still
+        comes down."""
+        return self.way.connections > before or self.listen.process.poll() is not None
 
     def apply(self, kind: str) -> None:
         at, before = size_of(self.log), self.way.connections
         if kind in STALLS:
             self.way.stall(*{"stall_up": ["up"], "stall_down": ["down"]}.get(kind, []))
             # A new connection is only tried when the old one has been given up.
-            wait_until(lambda: self.way.connections > before, f"{kind} to be noticed", NOTICED_S + BACK_S + 5.0)
-            self.noticed += 1
+            wait_until(lambda: self._is_tried_again(before), f"{kind} to be noticed", NOTICED_S + BACK_S + 5.0)
         elif kind == "refuse":
             self.way.refuse()
         elif kind.startswith("cut_"):
@@ -85,23 +89,25 @@ class Breaker:
         else:
             getattr(self.way, kind)()
         if kind in ("cut_up", "cut_down"):
-            wait_until(lambda: self.way.connections > before, f"{kind} to hit", NOTICED_S)
+            wait_until(lambda: self._is_tried_again(before), f"{kind} to hit", NOTICED_S + BACK_S)
         self.way.resume()
         wait_until(lambda: size_of(self.seen) >= at, f"the listener to have what came before {kind}", NOTICED_S + BACK_S)
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize("seed", range(SEEDS if SEEDS > 5 else 3))
 def test_nothing_is_lost_whatever_the_network_does(box, way, tmp_path, seed):
     dice = random.Random(seed)
-    order = list(QUICK) + [STALLS[seed % len(STALLS)]]
+    order = list(QUICK)
     dice.shuffle(order)
+    # Last, because it takes longest to be noticed: the job must not end before the others have hit.
+    order.append(STALLS[seed % len(STALLS)])
     points = sorted(dice.uniform(0.02, 0.9) for _ in order)
     folder, kept = tmp_path / "job", tmp_path / "listener"
-    job = submit(box, folder, pace_s=8.0)
+    job = submit(box, folder, pace_s=15.0)
     listen = Listener(box, job, kept)
     listen.start()
     log = box.job_dir(job) / "log"
-    breaker = Breaker(way, dice, log, kept / "log")
+    breaker = Breaker(way, dice, log, listen)
     try:
         for kind, point in zip(order, points):
             wait_until(lambda: size_of(log) >= point * SIZE, f"the log to reach {point:.0%} (seed {seed})", 60.0)
@@ -110,7 +116,7 @@ def test_nothing_is_lost_whatever_the_network_does(box, way, tmp_path, seed):
     finally:
         if listen.process.poll() is None:
             listen.kill()
-    assert breaker.noticed == 1
+    assert way.connections >= len(QUICK) - 2, "the faults hit nothing"
     events = oracles.read_events(kept / "events")
     oracles.check_ev(events)
     oracles.check_log((kept / "log").read_bytes(), (folder / "sha256").read_text())
@@ -119,6 +125,7 @@ def test_nothing_is_lost_whatever_the_network_does(box, way, tmp_path, seed):
     assert oracles.metrics_of(events) == list(range(1, METRICS + 1))
 
 
+@pytest.mark.faults
 def test_l4_a_way_that_stays_down_is_tried_seldom_and_taken_up_again(box, way, tmp_path):
     """At most 4 attempts a minute once the pauses have grown; the job never notices."""
     folder, kept = tmp_path / "job", tmp_path / "listener"
@@ -170,7 +177,7 @@ def test_l8_two_hundred_milliseconds_there_and_back_are_usable(box, way):
     assert done.returncode == 0 and done.stdout == b"far away\n", done.stderr.decode()
 
 
-@pytest.mark.parametrize("where", [0, 20, 700, 2500])
+@pytest.mark.parametrize("where", [0, 20, 2500])
 def test_l12_a_server_that_falls_silent_is_named_within_its_bound(box, way, where):
     """Before the banner, in the key exchange, in authentication, in opening the channel."""
     box.moai("remote", "disconnect")
@@ -179,13 +186,13 @@ def test_l12_a_server_that_falls_silent_is_named_within_its_bound(box, way, wher
         way.stall("up") if where > 2000 else None
     else:
         way.silent()
-    done = box.moai("remote", "devices", "--no-link", timeout=60)
+    done = box.moai("remote", "run", "--no-link", "--", "true", timeout=60)
     assert done.returncode == 4, (done.returncode, done.stderr.decode())
     lines = [line for line in done.stderr.decode().splitlines() if line.startswith(("error:", "  next:"))]
     assert lines and "Traceback" not in done.stderr.decode()
 
 
-@pytest.mark.parametrize("position", [0, 30, 900, 1800, 3000])
+@pytest.mark.parametrize("position", [0, 30, 1800])
 def test_l13_one_wrong_bit_ends_the_connection_and_nothing_is_believed(box, way, position):
     box.moai("remote", "disconnect")
     way.flip_at("down", position)

@@ -8,8 +8,12 @@ after writing FOLDER/done.
 import json
 import os
 import sys
+import threading
+import time
 
 import moai
+
+_TRY_S = 30.0
 
 
 def main() -> int:
@@ -17,7 +21,7 @@ def main() -> int:
     events, log = os.path.join(folder, "events"), os.path.join(folder, "log")
     after = _heal(events)
     offset = os.path.getsize(log) if os.path.exists(log) else 0
-    job = moai.connect(host).job(job_id)
+    job = _find(host, job_id)
     with open(events, "ab", buffering=0) as event_out, open(log, "ab", buffering=0) as log_out:
         for item in job.stream(after=after, offset=offset):
             if isinstance(item, moai.Event):
@@ -28,6 +32,18 @@ def main() -> int:
     with open(os.path.join(folder, "done"), "w") as out:
         out.write("yes")
     return 0
+
+
+def _find(host: str, job_id: str) -> moai.Job:
+    """The job; a way that is broken just now is tried again for a while."""
+    end_s = time.monotonic() + _TRY_S
+    while True:
+        try:
+            return moai.connect(host).job(job_id)
+        except moai.HostUnreachable:
+            if time.monotonic() > end_s:
+                raise
+            threading.Event().wait(0.5)
 
 
 def _heal(path: str) -> int:
