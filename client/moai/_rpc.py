@@ -151,6 +151,20 @@ class Session:
 
         return open_connection(self.host, self._prompts)
 
+    @property
+    def prompts(self) -> Prompter:
+        """Who answers questions while connecting."""
+        return self._prompts
+
+    def cut(self) -> None:
+        """Break this session's own connection as a failing network would; its calls and streams are not told.
+
+        Nothing happens to the link that commands share, and on the laptop itself there is nothing to cut.
+        """
+        upstream = self._upstream
+        if upstream is not None:
+            upstream.close()
+
     def say(self, text: str) -> None:
         """Progress for people."""
         self._say(text)
