@@ -18,6 +18,7 @@ from typing import Any
 import grpc
 from moai_proto.v1 import errors_pb2
 
+from moai import _skew
 from moai._config import HostConfig
 from moai._errors import LinkLost, MoaiError
 from moai._ssh.prompts import NoPrompter, Prompter
@@ -113,6 +114,7 @@ class Session:
         self._upstream: Any = None
         self._secret = ""
         self._generation = 0
+        self._protocol = (-1, 0)
 
     # -- connecting ----------------------------------------------------------------------------
 
@@ -201,6 +203,7 @@ class Session:
             generation = self._generation
             try:
                 channel, generation = self._connected()
+                _skew.check(request, lambda: self._spoken(channel, generation))
                 return getattr(stub(channel), method)(request, timeout=timeout_s, metadata=self._metadata())
             except grpc.RpcError as raw:
                 error = to_error(raw)
@@ -213,6 +216,16 @@ class Session:
             if error.reason != "LINK_LOST" or time.monotonic() + wait_s > end_s:
                 raise error
             time.sleep(wait_s)
+
+    def _spoken(self, channel: grpc.Channel, generation: int) -> int:
+        """The newest protocol of the agent behind this channel; asked once a channel."""
+        if self._protocol[0] != generation:
+            from moai_proto.v1 import agent_pb2, agent_pb2_grpc
+
+            stub = agent_pb2_grpc.AgentServiceStub(channel)
+            answer = stub.GetAgent(agent_pb2.GetAgentRequest(), timeout=60.0, metadata=self._metadata())
+            self._protocol = (generation, answer.protocol_max)
+        return self._protocol[1]
 
     def upload(self, stub: Any, method: str, requests: Callable[[], Iterable[Any]], timeout_s: float) -> Any:
         """A client stream; ``requests`` is called again for every try, six at most, with pauses between."""
@@ -253,12 +266,12 @@ class Session:
         finally:
             call.cancel()
 
-    def link_call(self, method: str, timeout_s: float = 900.0) -> dict[str, Any]:
-        """A call to the holder itself: ``Info``, ``Up`` or ``Close``."""
+    def link_call(self, method: str, timeout_s: float = 900.0, **values: Any) -> dict[str, Any]:
+        """A call to the holder itself: ``Info``, ``Up`` (with ``force``) or ``Close``."""
         for last in (False, True):
             channel, generation = self._connected()
             try:
-                raw = channel.unary_unary(f"/moai.Link/{method}")(b"{}", timeout=timeout_s)
+                raw = channel.unary_unary(f"/moai.Link/{method}")(json.dumps(values).encode(), timeout=timeout_s)
                 return dict(json.loads(raw))
             except grpc.RpcError as raw_error:
                 error = to_error(raw_error)
