@@ -7,6 +7,7 @@ repeated: all of them, since every changing call carries a client-made id.
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import threading
@@ -203,7 +204,7 @@ class Session:
             generation = self._generation
             try:
                 channel, generation = self._connected()
-                _skew.check(request, lambda: self._spoken(channel, generation))
+                _skew.check(request, functools.partial(self._spoken, channel, generation))
                 return getattr(stub(channel), method)(request, timeout=timeout_s, metadata=self._metadata())
             except grpc.RpcError as raw:
                 error = to_error(raw)
@@ -222,8 +223,8 @@ class Session:
         if self._protocol[0] != generation:
             from moai_proto.v1 import agent_pb2, agent_pb2_grpc
 
-            stub = agent_pb2_grpc.AgentServiceStub(channel)
-            answer = stub.GetAgent(agent_pb2.GetAgentRequest(), timeout=60.0, metadata=self._metadata())
+            make: Any = agent_pb2_grpc.AgentServiceStub
+            answer = make(channel).GetAgent(agent_pb2.GetAgentRequest(), timeout=60.0, metadata=self._metadata())
             self._protocol = (generation, answer.protocol_max)
         return self._protocol[1]
 

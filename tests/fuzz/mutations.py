@@ -5,10 +5,11 @@ The same seed gives the same inputs on every machine, so a failing number is rep
 
 import json
 import random
-from typing import Any, List, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 #: Values that programs forget.
-_VALUES: List[Any] = [
+_VALUES: list[Any] = [
     None, True, False, 0, -1, 1, 2**31, 2**53, 2**63, -(2**63) - 1, 10**400, 0.0, -0.0, 1e308, -1e308, float("nan"),
     float("inf"), float("-inf"), "", "\0", "a" * 3000, "\ud800", "\u202e", "\x1b]52;c;aGk=\x07", "../x", "/", [], [[]],
     [None], {}, {"": None}, {"type": "gap"}, "SUCCEEDED", "RUNNING", "NaN", "1e999", "0x7f",

@@ -9,10 +9,12 @@ import json
 import os
 import random
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any
 
 from fakes.container import build_home
+from fuzz.mutations import spoil, spoil_json, spoil_value
 from moai import _config, _convert, _dial, _project
 from moai._bootstrap import archive
 from moai._errors import MoaiError
@@ -27,8 +29,6 @@ from moai_agent.jobs.store import Entry
 from moai_agent.snapshots import Snapshots
 from moai_proto.v1 import file_pb2, job_pb2
 from moai_worker import jobdir, records
-
-from fuzz.mutations import spoil, spoil_json, spoil_value
 
 Try = Callable[[random.Random], None]
 _REPO = Path(__file__).resolve().parents[2]
@@ -94,7 +94,7 @@ def log_parser(folder: Path) -> Try:
     return attempt
 
 
-REPORTS: List[Dict[str, Any]] = [
+REPORTS: list[dict[str, Any]] = [
     {"t": 1.5, "step": "train", "type": "metric", "data": {"step": 3, "total": 9, "values": {"loss": 0.5, "lr": 1e-4}}},
     {"t": 1.5, "step": "train", "type": "progress", "data": {"done": 1, "total": 5, "unit": "rows", "rate": 2.0, "eta_seconds": 9}},
     {"t": 1.5, "step": "train", "type": "phase", "data": {"phase": "loading", "text": "3/8", "usual_seconds": [1, 9], "usual_source": "guide"}},
@@ -365,11 +365,11 @@ def snapshots(folder: Path) -> Try:
     return attempt
 
 
-def _listed(value: Any) -> List[Any]:
+def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-TARGETS: Dict[str, Callable[[Path], Try]] = {
+TARGETS: dict[str, Callable[[Path], Try]] = {
     one.__name__: one
     for one in (smi_tables, log_parser, reports, journal, settings, known_host_files, handshake, bundles, snapshots)
 }

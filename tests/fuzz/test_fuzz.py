@@ -8,7 +8,6 @@ import random
 import time
 
 import pytest
-
 from fuzz.targets import TARGETS
 
 #: Inputs of a target a run: about a second each. Time does not decide, so every run does the same.

@@ -11,12 +11,11 @@ from pathlib import Path
 import grpc
 import moai
 import pytest
+from fuzz.mutations import spoil
 from google.protobuf.descriptor import FieldDescriptor
 from moai._local import ensure_local
 from moai._rpc import TRAILER
 from moai_proto.v1 import agent_pb2, errors_pb2, file_pb2, job_pb2
-
-from fuzz.mutations import spoil
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS") or 0)
 FACTOR = max(1, int(SECONDS * 10))
