@@ -7,6 +7,7 @@ repeated: all of them, since every changing call carries a client-made id.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import random
@@ -83,6 +84,17 @@ def to_error(error: grpc.RpcError) -> MoaiError:
     if code == grpc.StatusCode.UNIMPLEMENTED:
         return MoaiError("AGENT_TOO_OLD", "the running agent does not know this call", "moai remote up")
     return MoaiError("INTERNAL", f"{code.name}: {details}")
+
+
+@contextlib.contextmanager
+def _closed_meanwhile() -> Iterator[None]:
+    """Another thread found the link broken and closed the channel between our getting it and our using it."""
+    try:
+        yield
+    except ValueError as error:
+        if "closed" not in str(error).lower() or "RPC" not in str(error):
+            raise
+        raise LinkLost("LINK_LOST", f"the link is being made anew: {error}", "try again") from error
 
 
 class Backoff:
@@ -204,8 +216,9 @@ class Session:
             generation = self._generation
             try:
                 channel, generation = self._connected()
-                _skew.check(request, functools.partial(self._spoken, channel, generation))
-                return getattr(stub(channel), method)(request, timeout=timeout_s, metadata=self._metadata())
+                with _closed_meanwhile():
+                    _skew.check(request, functools.partial(self._spoken, channel, generation))
+                    return getattr(stub(channel), method)(request, timeout=timeout_s, metadata=self._metadata())
             except grpc.RpcError as raw:
                 error = to_error(raw)
             except LinkLost as lost:
@@ -235,7 +248,8 @@ class Session:
             generation = self._generation
             try:
                 channel, generation = self._connected()
-                return getattr(stub(channel), method)(iter(requests()), timeout=timeout_s, metadata=self._metadata())
+                with _closed_meanwhile():
+                    return getattr(stub(channel), method)(iter(requests()), timeout=timeout_s, metadata=self._metadata())
             except grpc.RpcError as raw:
                 error = to_error(raw)
             except MoaiError as lost:
@@ -254,7 +268,8 @@ class Session:
             opened: gets the call, whose ``cancel()`` ends the stream from another thread.
         """
         channel, generation = self._connected()
-        call = getattr(stub(channel), method)(request, metadata=self._metadata())
+        with _closed_meanwhile():
+            call = getattr(stub(channel), method)(request, metadata=self._metadata())
         if opened is not None:
             opened(call)
         try:
@@ -272,7 +287,8 @@ class Session:
         for last in (False, True):
             channel, generation = self._connected()
             try:
-                raw = channel.unary_unary(f"/moai.Link/{method}")(json.dumps(values).encode(), timeout=timeout_s)
+                with _closed_meanwhile():
+                    raw = channel.unary_unary(f"/moai.Link/{method}")(json.dumps(values).encode(), timeout=timeout_s)
                 return dict(json.loads(raw))
             except grpc.RpcError as raw_error:
                 error = to_error(raw_error)

@@ -18,7 +18,8 @@ from moai._rpc import TRAILER
 from moai_proto.v1 import agent_pb2, errors_pb2, file_pb2, job_pb2
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS") or 0)
-FACTOR = max(1, int(SECONDS * 10))
+FACTOR = max(1, int(SECONDS / 8))
+pytestmark = pytest.mark.timeout(max(300, 10 * SECONDS))
 RAW, CALLS = 60 * FACTOR, 500 * FACTOR
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000") + bytes.fromhex("00000408000000000000ffff")
