@@ -17,16 +17,16 @@ class Closed:
     def __init__(self, channel):
         self.channel = channel
 
-    def GetAgent(self, request, **_):  # noqa: N802 - the name of the call
+    def GetAgent(self, request, **_):
         Closed.tries += 1
         if Closed.tries == 1:
             raise ValueError("Cannot invoke RPC: Channel closed!")
         return "answer"
 
-    def WatchEvents(self, request, **_):  # noqa: N802
+    def WatchEvents(self, request, **_):
         raise ValueError("Cannot invoke RPC on closed channel!")
 
-    def Broken(self, request, **_):  # noqa: N802
+    def Broken(self, request, **_):
         raise ValueError("something else")
 
 

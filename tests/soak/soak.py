@@ -13,6 +13,7 @@ import os
 import platform
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -192,6 +193,8 @@ def main() -> int:
     parser.add_argument("--report", type=Path, default=Path("soak-report.json"))
     asked = parser.parse_args()
     os.environ.pop("MOAI_HOME", None)
+    # Ended from outside, everything it started is ended, too.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     seed = random.SystemRandom().randrange(2**31) if asked.seed is None else asked.seed
     print(f"seed {seed}", flush=True)
     begun_s = time.monotonic()

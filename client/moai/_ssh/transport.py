@@ -34,7 +34,7 @@ class OneServiceTransport(paramiko.Transport):  # type: ignore[misc]
         error: Exception | None = super().get_exception()
         if error is None or isinstance(error, (paramiko.SSHException, EOFError, OSError)):
             return error
-        damaged = paramiko.SSHException(f"a packet arrived damaged ({type(error).__name__}: {error})")
+        damaged: Exception = paramiko.SSHException(f"a packet arrived damaged ({type(error).__name__}: {error})")
         damaged.__cause__ = error
         return damaged
 
