@@ -16,7 +16,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 SEEDS ?= 5
 WORKERS ?= 2
 
-.PHONY: install train-env agent-env hub1-env test test-faults test-38 test-hub test-olah test-moai-env check fix bench demo clean stubs buf audit
+.PHONY: install train-env agent-env hub1-env test test-faults test-38 test-hub test-olah test-moai-env fuzz soak check fix bench demo clean stubs buf audit
 
 install: .venv/.done train-env agent-env .cache/.bundles
 
@@ -98,6 +98,18 @@ test-olah: .venv/.done
 
 test-faults: install
 	MOAI_TEST_SEEDS=20 .venv/bin/python -m pytest -q -n $(WORKERS) tests/contract tests/e2e tests/worker/test_download_process.py
+
+# Spoilt inputs at every reader, other ones each time, FUZZ_SECONDS for each; a failure names its number.
+FUZZ_SECONDS ?= 60
+fuzz: .venv/.done
+	FUZZ_SECONDS=$(FUZZ_SECONDS) .venv/bin/python -m pytest -q -s -n $(WORKERS) tests/fuzz
+
+# A day of faults in minutes: SOAK_FAULTS of them at several jobs of one container; the report is a file.
+SOAK_FAULTS ?= 500
+SOAK_SEED ?=
+SOAK_REPORT ?= soak-report.json
+soak: .venv/.done .cache/.bundles
+	.venv/bin/python tests/soak/soak.py --faults $(SOAK_FAULTS) $(if $(SOAK_SEED),--seed $(SOAK_SEED)) --report $(SOAK_REPORT)
 
 # A MoAI container's libraries on a real Python 3.8: 3.6 GB and some minutes, once; not part of `make test`.
 test-moai-env: .venv/.done .venv-moai/.done

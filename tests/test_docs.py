@@ -189,6 +189,16 @@ def test_every_command_the_code_tells_to_type_exists():
     assert found == []
 
 
+# -- tests named by a page -------------------------------------------------------------------------
+
+
+def test_every_test_that_the_page_on_reliability_names_exists():
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", read(DOCS / "reliability.md"))
+    assert len(named) > 50
+    missing = [f"{path}::{name}" for path, name in named if not re.search(rf"^(?:async )?def {name}\(", read(REPO / path) if (REPO / path).exists() else "", re.M)]
+    assert missing == []
+
+
 # -- JSON ------------------------------------------------------------------------------------------
 
 

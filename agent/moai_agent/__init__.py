@@ -7,5 +7,6 @@ own bundle. Imports of ours: ``moai_proto`` and the parts of ``moai_worker`` tha
 __version__ = "0.1.0"
 
 #: Versions of the contract this agent speaks, both inclusive.
+#: 2 came with the fields listed in the laptop's ``moai._skew``.
 PROTOCOL_MIN = 1
-PROTOCOL_MAX = 1
+PROTOCOL_MAX = 2

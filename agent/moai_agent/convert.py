@@ -35,9 +35,10 @@ def stored(item: Any) -> file_pb2.StoredItem:
 
 def reason(value: Optional[Dict[str, Any]]) -> Optional[job_pb2.Reason]:
     """A recorded reason."""
-    if not value:
+    if not isinstance(value, dict) or not value:
         return None
-    details = {str(k): str(v) for k, v in (value.get("details") or {}).items()}
+    details = value.get("details")
+    details = {str(k): str(v) for k, v in details.items()} if isinstance(details, dict) else {}
     return job_pb2.Reason(
         code=str(value.get("code") or ""),
         message=str(value.get("message") or ""),
@@ -49,7 +50,10 @@ def reason(value: Optional[Dict[str, Any]]) -> Optional[job_pb2.Reason]:
 def _number(value: Any) -> Optional[float]:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # JSON has whole numbers of any length.
+        return math.inf if value > 0 else -math.inf
 
 
 def _whole(value: Any) -> Optional[int]:
@@ -212,7 +216,7 @@ def job(entry: Entry, losses: bool = False) -> job_pb2.Job:
         request_id=spec.get("request_id") or "",
         host_id=spec.get("host_id") or "",
         losses=[
-            job_pb2.LossPoint(step=int(s), loss=float(v)) for s, v in (view.get("losses") or []) if losses
+            job_pb2.LossPoint(step=int(s), loss=_number(v)) for s, v in (view.get("losses") or []) if losses
         ],
     )
 

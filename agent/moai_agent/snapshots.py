@@ -68,10 +68,10 @@ class Snapshots:
         """How many contents of a registered snapshot are not there. Raises FILE_NOT_FOUND."""
         try:
             with open(self._manifest(snapshot), "rb") as source:
-                entries = json.loads(source.read().decode("utf-8"))
-        except (OSError, ValueError):
+                entries = [(e["sha256"], e["size"]) for e in json.loads(source.read().decode("utf-8"))]
+            return sum(1 for digest, size in entries if not (_SHA256.match(digest) and self._has(digest, size)))
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             raise AgentError("FILE_NOT_FOUND", "there is no snapshot %s here" % snapshot[:40], "submit again: it is sent then")
-        return sum(1 for e in entries if not self._has(e["sha256"], e["size"]))
 
     def put(self, sha256: str, pieces: Sequence[bytes]) -> None:
         """Keep one content. Raises AgentError DOWNLOAD_CORRUPT when it has another digest."""

@@ -92,13 +92,34 @@ def _is_believed(type: str, data: Dict[str, Any]) -> bool:
         return False
     if type == "state":
         conditions = data.get("conditions") or []
-        return data.get("state") in ("QUEUED", "STARTING", "RUNNING", "STOPPING") and all(
-            isinstance(c, dict) and isinstance(c.get("type"), str) and isinstance(c.get("message"), str) for c in conditions
+        return (
+            data.get("state") in ("QUEUED", "STARTING", "RUNNING", "STOPPING")
+            and isinstance(conditions, list)
+            and all(isinstance(c, dict) and isinstance(c.get("type"), str) and isinstance(c.get("message"), str) for c in conditions)
+            and isinstance(data.get("output") or "", str)
+            and _is_reason(data.get("reason"))
         )
     if type == "step":
         code = data.get("exit_code")
-        return data.get("state") in _STEP_STATES and (code is None or (isinstance(code, int) and 0 <= code <= 255))
+        return (
+            data.get("state") in _STEP_STATES
+            and (code is None or (isinstance(code, int) and 0 <= code <= 255))
+            and isinstance(data.get("name") or "", str)
+            and all(_is_count(data.get(name) or 0) for name in ("pid", "pid_start_ticks"))
+            and _is_reason(data.get("reason"))
+        )
+    if type == "phase":
+        usual = data.get("usual_seconds") or []
+        return isinstance(usual, list) and all(_is_count(one) for one in usual) and isinstance(data.get("usual_source") or "", str)
     return True
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 2**53 and value == int(value)
+
+
+def _is_reason(value: Any) -> bool:
+    return not value or (isinstance(value, dict) and isinstance(value.get("details") or {}, dict))
 
 
 _STEP_STATES = ("RUNNING", "SUCCEEDED", "SKIPPED", "FAILED", "CANCELLED")

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from moai._config import HostConfig as HostConfig
     from moai._config import config as config
     from moai._convert import failed_devices as failed_devices
+    from moai._drill import DrillFault as DrillFault
+    from moai._drill import DrillResult as DrillResult
+    from moai._drill import drill as drill
     from moai._errors import AgentError as AgentError
     from moai._errors import BootstrapError as BootstrapError
     from moai._errors import Conflict as Conflict
@@ -123,6 +126,7 @@ _HOMES = {
     "moai._project": "Project load_project",
     "moai._ssh.prompts": "Prompter TerminalPrompts",
     "moai._api": "connect hosts job",
+    "moai._drill": "DrillFault DrillResult drill",
     "moai._errors": (
         "AgentError BootstrapError Conflict HostKeyError HostUnreachable JobCancelled JobEnded JobFailed JobInterrupted "
         "JobUnknown LinkLost MoaiError NotFound PersonNeeded UsageError WaitTimeout"

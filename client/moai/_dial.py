@@ -74,7 +74,10 @@ def dial(connection: Connection, mode: str = "") -> tuple[Stream, Handshake]:
             raise MoaiError(
                 answer.get("reason", "AGENT_FAILED"), answer.get("message", ""), "moai remote up", {}
             )
-        secret = str(answer.pop("secret"))
+        secret = answer.pop("secret", None)
+        counts = [answer.get(name, 0) for name in ("pid", "protocol_min", "protocol_max")]
+        if not isinstance(secret, str) or not secret.isascii() or not all(isinstance(one, int) for one in counts):
+            raise MoaiError("LINK_LOST", "the host's answer arrived altered: it lacks what an agent says of itself", "try again")
         return stream, Handshake(answer, secret, rest)
     except BaseException:
         stream.close()
@@ -120,7 +123,7 @@ def read_answer(stream: Stream, nonce: str, timeout_s: float) -> tuple[dict[str,
             stop = seen.find(b"\n", start + len(mark)) if start >= 0 else -1
             if stop >= 0:
                 body = bytes(seen[start + len(mark) : stop])
-                return json.loads(body.decode("utf-8", "replace")), bytes(seen[stop + 1 :])
+                return _answer(body), bytes(seen[stop + 1 :])
             if len(seen) > _MAX_NOISE_BYTES:
                 raise MoaiError(
                     "SHELL_RESTRICTED", "the login printed more than 1 MiB instead of running a command",
@@ -135,6 +138,17 @@ def read_answer(stream: Stream, nonce: str, timeout_s: float) -> tuple[dict[str,
     if timed_out.is_set():
         raise MoaiError("LINK_LOST", f"the host did not answer within {timeout_s:g} s", "try again")
     raise _ended_early(stream, bytes(seen))
+
+
+def _answer(body: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(body.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        answer = None
+    if not isinstance(answer, dict):
+        text = body[:200].decode("utf-8", "replace")
+        raise MoaiError("LINK_LOST", f"the host's answer arrived altered: {text}", "try again")
+    return answer
 
 
 def _ended_early(stream: Stream, seen: bytes) -> Exception:

@@ -84,14 +84,17 @@ class Host(Training, AfterTraining, DeviceControl, Housekeeping):
 
         self.session.call(agent_pb2_grpc.AgentServiceStub, "Shutdown", agent_pb2.ShutdownRequest())
 
-    def up(self) -> dict[str, Any]:
-        """Install this moai's agent, replacing an older one; returns its facts. Jobs go on."""
+    def up(self, force: bool = False) -> dict[str, Any]:
+        """Install this moai's agent, replacing an older one; returns its facts. Jobs go on.
+
+        Raises BootstrapError (CLIENT_TOO_OLD) when the one there is newer, unless ``force``.
+        """
         from moai_proto.v1 import agent_pb2, agent_pb2_grpc
 
         if self.config.is_local:
             self.session.call(agent_pb2_grpc.AgentServiceStub, "GetAgent", agent_pb2.GetAgentRequest())
             return {"digest": self.info().digest, "version": self.info().version}
-        return self.session.link_call("Up")
+        return self.session.link_call("Up", force=force)
 
     def devices(self, environment: str = "", timeout_s: float = 15.0) -> t.DeviceReport:
         """The accelerators as the container's own tool shows them."""

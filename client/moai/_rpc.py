@@ -7,6 +7,8 @@ repeated: all of them, since every changing call carries a client-made id.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import random
 import threading
@@ -18,6 +20,7 @@ from typing import Any
 import grpc
 from moai_proto.v1 import errors_pb2
 
+from moai import _skew
 from moai._config import HostConfig
 from moai._errors import LinkLost, MoaiError
 from moai._ssh.prompts import NoPrompter, Prompter
@@ -83,6 +86,17 @@ def to_error(error: grpc.RpcError) -> MoaiError:
     return MoaiError("INTERNAL", f"{code.name}: {details}")
 
 
+@contextlib.contextmanager
+def _closed_meanwhile() -> Iterator[None]:
+    """Another thread found the link broken and closed the channel between our getting it and our using it."""
+    try:
+        yield
+    except ValueError as error:
+        if "closed" not in str(error).lower() or "RPC" not in str(error):
+            raise
+        raise LinkLost("LINK_LOST", f"the link is being made anew: {error}", "try again") from error
+
+
 class Backoff:
     """Full-jitter waits, 0.2 to 15 s, at most 4 a minute once they have grown."""
 
@@ -113,6 +127,7 @@ class Session:
         self._upstream: Any = None
         self._secret = ""
         self._generation = 0
+        self._protocol = (-1, 0)
 
     # -- connecting ----------------------------------------------------------------------------
 
@@ -151,6 +166,20 @@ class Session:
 
         return open_connection(self.host, self._prompts)
 
+    @property
+    def prompts(self) -> Prompter:
+        """Who answers questions while connecting."""
+        return self._prompts
+
+    def cut(self) -> None:
+        """Break this session's own connection as a failing network would; its calls and streams are not told.
+
+        Nothing happens to the link that commands share, and on the laptop itself there is nothing to cut.
+        """
+        upstream = self._upstream
+        if upstream is not None:
+            upstream.close()
+
     def say(self, text: str) -> None:
         """Progress for people."""
         self._say(text)
@@ -187,7 +216,9 @@ class Session:
             generation = self._generation
             try:
                 channel, generation = self._connected()
-                return getattr(stub(channel), method)(request, timeout=timeout_s, metadata=self._metadata())
+                with _closed_meanwhile():
+                    _skew.check(request, functools.partial(self._spoken, channel, generation))
+                    return getattr(stub(channel), method)(request, timeout=timeout_s, metadata=self._metadata())
             except grpc.RpcError as raw:
                 error = to_error(raw)
             except LinkLost as lost:
@@ -200,6 +231,16 @@ class Session:
                 raise error
             time.sleep(wait_s)
 
+    def _spoken(self, channel: grpc.Channel, generation: int) -> int:
+        """The newest protocol of the agent behind this channel; asked once a channel."""
+        if self._protocol[0] != generation:
+            from moai_proto.v1 import agent_pb2, agent_pb2_grpc
+
+            make: Any = agent_pb2_grpc.AgentServiceStub
+            answer = make(channel).GetAgent(agent_pb2.GetAgentRequest(), timeout=60.0, metadata=self._metadata())
+            self._protocol = (generation, answer.protocol_max)
+        return self._protocol[1]
+
     def upload(self, stub: Any, method: str, requests: Callable[[], Iterable[Any]], timeout_s: float) -> Any:
         """A client stream; ``requests`` is called again for every try, six at most, with pauses between."""
         backoff = Backoff()
@@ -207,7 +248,8 @@ class Session:
             generation = self._generation
             try:
                 channel, generation = self._connected()
-                return getattr(stub(channel), method)(iter(requests()), timeout=timeout_s, metadata=self._metadata())
+                with _closed_meanwhile():
+                    return getattr(stub(channel), method)(iter(requests()), timeout=timeout_s, metadata=self._metadata())
             except grpc.RpcError as raw:
                 error = to_error(raw)
             except MoaiError as lost:
@@ -226,7 +268,8 @@ class Session:
             opened: gets the call, whose ``cancel()`` ends the stream from another thread.
         """
         channel, generation = self._connected()
-        call = getattr(stub(channel), method)(request, metadata=self._metadata())
+        with _closed_meanwhile():
+            call = getattr(stub(channel), method)(request, metadata=self._metadata())
         if opened is not None:
             opened(call)
         try:
@@ -239,12 +282,13 @@ class Session:
         finally:
             call.cancel()
 
-    def link_call(self, method: str, timeout_s: float = 900.0) -> dict[str, Any]:
-        """A call to the holder itself: ``Info``, ``Up`` or ``Close``."""
+    def link_call(self, method: str, timeout_s: float = 900.0, **values: Any) -> dict[str, Any]:
+        """A call to the holder itself: ``Info``, ``Up`` (with ``force``) or ``Close``."""
         for last in (False, True):
             channel, generation = self._connected()
             try:
-                raw = channel.unary_unary(f"/moai.Link/{method}")(b"{}", timeout=timeout_s)
+                with _closed_meanwhile():
+                    raw = channel.unary_unary(f"/moai.Link/{method}")(json.dumps(values).encode(), timeout=timeout_s)
                 return dict(json.loads(raw))
             except grpc.RpcError as raw_error:
                 error = to_error(raw_error)

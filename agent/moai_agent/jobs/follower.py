@@ -15,7 +15,7 @@ from moai_worker.jobdir import TERMINAL_STATES, JobDir, write_json
 
 from moai_agent.jobs import explain
 from moai_agent.jobs.journal import Journal
-from moai_agent.jobs.logparse import LogParser
+from moai_agent.jobs.logparse import STATE_VERSION, LogParser
 from moai_agent.jobs.throughput import Throughput
 
 _CURSOR_BYTES = 1024 * 1024
@@ -55,6 +55,15 @@ class Source:
             os.close(fd)
 
 
+def _parser(state: Any, offset: int, pattern: Optional[str]) -> LogParser:
+    """A parser that goes on at ``offset``; with an empty memory when a newer agent left its state in the cursor."""
+    if state is None and not offset:
+        return LogParser(None, pattern)
+    if isinstance(state, dict) and state.get("v") == STATE_VERSION:
+        return LogParser(state, pattern)
+    return LogParser({"v": STATE_VERSION, "offset": offset}, pattern)
+
+
 class Follower:
     """See the module docstring. ``view`` is always current; ``changed()`` gives a wake-up event."""
 
@@ -66,7 +75,7 @@ class Follower:
         self.sequence = past.last
         self.reports = Source(job.reports, "reports", past.cursor.get("reports", 0), past.skip.get("reports"))
         self.log = Source(job.log, "log", past.cursor.get("log", 0), past.skip.get("log"))
-        self.parser = LogParser(past.cursor.get("log_state"), spec.get("log_pattern") or None)
+        self.parser = _parser(past.cursor.get("log_state"), self.log.offset, spec.get("log_pattern") or None)
         self.clock = records.LogClock()
         self.clock_offset = 0
         self.cursor_size, self.cursor_s = self.journal.size, time.monotonic()

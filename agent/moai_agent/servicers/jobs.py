@@ -49,8 +49,11 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
 
     async def ListJobs(self, request: job_pb2.ListJobsRequest, context: Any) -> job_pb2.ListJobsResponse:
         """Newest first, in pages."""
-        size = min(request.page_size or 100, 1000)
-        start = int(request.page_token or 0)
+        size = min(max(0, request.page_size) or 100, 1000)
+        token = request.page_token or "0"
+        if not (token.isascii() and token.isdigit() and len(token) < 10):
+            raise AgentError("USAGE", "%r is no page of a list of jobs" % token[:40], "begin without a page token")
+        start = int(token)
         entries = foreign.entries(self._agent.config) if request.others_wanted else self._store.entries()
         others = 0 if request.others_wanted else len(foreign.folders(self._agent.config))
         page = entries[start : start + size]

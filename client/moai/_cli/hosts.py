@@ -215,12 +215,15 @@ def trust(
 
 
 @app.command()
-def up(name: MaybeName = "") -> None:
+def up(
+    name: MaybeName = "",
+    force: Annotated[bool, typer.Option("--force", help="Also in place of an agent of a newer moai.")] = False,
+) -> None:
     """Install this version's agent and start it; running jobs go on. Also for NAME,NAME, @group and all."""
 
     def one(target: moai.Host) -> str:
         with target:
-            facts = target.up()
+            facts = target.up(force)
         return f"agent {facts.get('version')} ({str(facts.get('digest'))[:12]}) is up"
 
     _each(name, one)

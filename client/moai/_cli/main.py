@@ -62,6 +62,7 @@ REMOTE: dict[str, Entry] = {
     "pull": Entry(_C + "files", "Copy results or files to the laptop.", _DATA),
     "disk": Entry(_C + "disk", "What moai keeps there, by kind, job and age.", _HOUSE),
     "clean": Entry(_C + "disk", "Remove old jobs, code and bundles nothing needs.", _HOUSE),
+    "drill": Entry(_C + "drill", "Break link, agent and follower; see what survives.", _HOUSE),
 }
 
 TOP: dict[str, Entry] = {

@@ -149,7 +149,7 @@ class Holder(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     async def _up(self, request: bytes, context: Any) -> bytes:
         try:
-            upstream, _ = await self.ensure("up")
+            upstream, _ = await self.ensure("up-force" if json.loads(request).get("force") else "up")
         except MoaiError as error:
             if self.needs_person:
                 self.closing.set()

@@ -16,12 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from moai import _paths
+from moai import _paths, _skew
 from moai._config import HostConfig
 from moai._dial import Handshake, NotInstalled, dial
 from moai._errors import MoaiError
 from moai._ssh.prompts import Prompter
 from moai._ssh.seam import Connection, Stream
+from moai._version import __version__
 
 _CHUNK = 256 * 1024
 _PROTOCOL = 1
@@ -153,7 +154,8 @@ def open_upstream(
     """Connect, dial, bootstrap if needed.
 
     Args:
-        mode: "" as needed; ``up`` installs this moai's agent and restarts it when it differs.
+        mode: "" as needed; ``up`` installs this moai's agent and restarts it when it differs, unless a newer one
+            runs; ``up-force`` also then.
         expected_key: host key of this session's earlier connection.
         connection: one that stands already, without a session on it; closed when this fails.
 
@@ -172,7 +174,9 @@ def open_upstream(
 def _dial_or_install(connection: Connection, say: Callable[[str], None], mode: str) -> tuple[Stream, Handshake]:
     from moai._bootstrap.install import install
 
-    if mode == "up":
+    if mode in ("up", "up-force"):
+        if mode == "up":
+            _refuse_downgrade(connection)
         wanted = install(connection, say)
         stream, handshake = dial(connection)
         if handshake.facts.get("digest") == wanted:
@@ -188,6 +192,22 @@ def _dial_or_install(connection: Connection, say: Callable[[str], None], mode: s
         return dial(connection)
     except NotInstalled:
         raise MoaiError("AGENT_FAILED", "the agent was installed but cannot be started", "moai remote up") from None
+
+
+def _refuse_downgrade(connection: Connection) -> None:
+    """CLIENT_TOO_OLD when the agent there is of a newer moai than this one."""
+    try:
+        stream, handshake = dial(connection)
+    except (NotInstalled, MoaiError):
+        return  # Nothing there, or nothing that can be used: what follows says more.
+    stream.close()
+    theirs = str(handshake.facts.get("version"))
+    if _skew.is_newer(theirs, __version__):
+        raise MoaiError(
+            "CLIENT_TOO_OLD",
+            f"the agent there is of moai {theirs}, this is {__version__}: it would be replaced by an older one",
+            "update moai on the laptop; moai remote up --force replaces it all the same",
+        )
 
 
 def _check_protocol(handshake: Handshake) -> None:

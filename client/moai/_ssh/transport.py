@@ -29,6 +29,15 @@ class OneServiceTransport(paramiko.Transport):  # type: ignore[misc]
         self.was_dismissed = True
         super()._parse_disconnect(m)
 
+    def get_exception(self) -> Exception | None:
+        """As in paramiko; what a damaged packet raised below it (a cipher's own InvalidTag) is an SSHException, too."""
+        error: Exception | None = super().get_exception()
+        if error is None or isinstance(error, (paramiko.SSHException, EOFError, OSError)):
+            return error
+        damaged: Exception = paramiko.SSHException(f"a packet arrived damaged ({type(error).__name__}: {error})")
+        damaged.__cause__ = error
+        return damaged
+
     def auth_none(self, username: str) -> list[str]:
         """As in paramiko: raises BadAuthenticationType with the methods the server takes."""
         return self._authenticate(lambda handler, event: handler.auth_none(username, event))

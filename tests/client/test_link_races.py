@@ -1,0 +1,63 @@
+"""What a long soak found between two threads and in a damaged packet: both are a broken link, which is made anew."""
+
+import paramiko
+import pytest
+from cryptography.exceptions import InvalidTag
+from moai._config import HostConfig
+from moai._errors import LinkLost
+from moai._rpc import Session
+from moai._ssh.transport import OneServiceTransport
+
+
+class Closed:
+    """A stub of a channel that another thread has closed; the one after it answers."""
+
+    tries = 0
+
+    def __init__(self, channel):
+        self.channel = channel
+
+    def GetAgent(self, request, **_):
+        Closed.tries += 1
+        if Closed.tries == 1:
+            raise ValueError("Cannot invoke RPC: Channel closed!")
+        return "answer"
+
+    def WatchEvents(self, request, **_):
+        raise ValueError("Cannot invoke RPC on closed channel!")
+
+    def Broken(self, request, **_):
+        raise ValueError("something else")
+
+
+@pytest.fixture
+def session(monkeypatch):
+    one = Session(HostConfig(name="h", address="h"))
+    monkeypatch.setattr(one, "_connected", lambda: (object(), 1))
+    monkeypatch.setattr("moai._skew.check", lambda request, spoken: None)
+    return one
+
+
+def test_a_call_on_a_channel_that_another_thread_closed_is_made_again(session):
+    Closed.tries = 0
+    assert session.call(Closed, "GetAgent", object()) == "answer" and Closed.tries == 2
+
+
+def test_a_stream_on_one_is_a_lost_link(session):
+    with pytest.raises(LinkLost):
+        next(session.stream(Closed, "WatchEvents", object()))
+
+
+def test_another_value_error_stays_a_defect(session):
+    with pytest.raises(ValueError, match="something else"):
+        session.call(Closed, "Broken", object())
+
+
+def test_a_packet_whose_seal_is_broken_is_a_failure_like_any_other(monkeypatch):
+    transport = OneServiceTransport.__new__(OneServiceTransport)
+    monkeypatch.setattr(paramiko.Transport, "get_exception", lambda self: InvalidTag())
+    error = transport.get_exception()
+    assert isinstance(error, paramiko.SSHException) and "InvalidTag" in str(error)
+    for kept in (None, EOFError(), paramiko.SSHException("x"), OSError()):
+        monkeypatch.setattr(paramiko.Transport, "get_exception", lambda self, kept=kept: kept)
+        assert transport.get_exception() is kept
