@@ -52,3 +52,20 @@ def private(path: Path) -> Path:
             private(path.parent)
         path.mkdir(mode=0o700, exist_ok=True)
     return path
+
+
+def own(path: Path) -> Path:
+    """``private`` for what others must not put anything into: sockets, code. Returns the folder.
+
+    Raises MoaiError (USAGE) when somebody else owns it; takes away rights of others on ours.
+    """
+    facts = os.stat(private(path))
+    if facts.st_uid != os.getuid():
+        from moai._errors import MoaiError
+
+        raise MoaiError(
+            "USAGE", f"{path} belongs to another user (uid {facts.st_uid})", "set MOAI_CACHE and MOAI_HOME to folders of your own"
+        )
+    if facts.st_mode & 0o077:
+        path.chmod(0o700)
+    return path
