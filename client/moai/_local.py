@@ -20,7 +20,7 @@ from moai._errors import MoaiError
 
 def state_folder() -> Path:
     """``MOAI_HOME`` or ``~/.moai``, absolute."""
-    return Path(os.environ.get("MOAI_HOME") or "~/.moai").expanduser().absolute()
+    return Path(os.path.expanduser(os.environ.get("MOAI_HOME") or "~/.moai")).absolute()
 
 
 def ensure_local(say: Callable[[str], None]) -> tuple[str, str]:

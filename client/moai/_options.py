@@ -173,7 +173,7 @@ def hub_token() -> tuple[str, str]:
         return value, "HF_TOKEN"
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = os.environ.get("HF_HOME") or os.path.join(cache, "huggingface")
-    path = Path(os.environ.get("HF_TOKEN_PATH") or os.path.join(home, "token")).expanduser()
+    path = Path(os.path.expanduser(os.environ.get("HF_TOKEN_PATH") or os.path.join(home, "token")))
     try:
         value = path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):

@@ -13,7 +13,7 @@ def config_folder() -> Path:
     """``MOAI_CONFIG`` (a folder, or a ``.toml`` file in it) or the platform's settings folder."""
     given = os.environ.get("MOAI_CONFIG")
     if given:
-        path = Path(given).expanduser().absolute()
+        path = Path(os.path.expanduser(given)).absolute()
         return path.parent if path.suffix == ".toml" else path
     import platformdirs
 
@@ -24,7 +24,7 @@ def config_file() -> Path:
     """The settings file."""
     given = os.environ.get("MOAI_CONFIG", "")
     if given.endswith(".toml"):
-        return Path(given).expanduser().absolute()
+        return Path(os.path.expanduser(given)).absolute()
     return config_folder() / "config.toml"
 
 
@@ -37,7 +37,7 @@ def cache_folder() -> Path:
     """``MOAI_CACHE`` or the platform's cache folder, created 0700."""
     given = os.environ.get("MOAI_CACHE")
     if given:
-        path = Path(given).expanduser().absolute()
+        path = Path(os.path.expanduser(given)).absolute()
     else:
         import platformdirs
 
