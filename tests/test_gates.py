@@ -6,6 +6,7 @@ Each exception is named with its reason; one that is no longer needed fails too.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import json
 import re
@@ -16,7 +17,14 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[1]
 SOURCES = {str(p.relative_to(REPO)): p for folder in ("client", "agent") for p in sorted((REPO / folder).rglob("*.py"))}
-TREES = {name: ast.parse(path.read_text(encoding="utf-8"), name) for name, path in SOURCES.items()}
+TEXTS = {name: path.read_text(encoding="utf-8") for name, path in SOURCES.items()}
+
+
+@functools.cache
+def nodes() -> dict[str, list[ast.AST]]:
+    """Calls, imports and lists of every file, read once."""
+    wanted = (ast.Call, ast.Import, ast.ImportFrom, ast.List)
+    return {name: [n for n in ast.walk(ast.parse(text, name)) if isinstance(n, wanted)] for name, text in TEXTS.items()}
 
 #: Reading these runs code of whoever wrote them.
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml", "ruamel", "jsonpickle"}
@@ -33,13 +41,13 @@ def dotted(node: ast.AST) -> str:
 
 
 def calls() -> list[tuple[str, ast.Call, str]]:
-    return [(name, node, dotted(node.func)) for name, tree in TREES.items() for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [(name, node, dotted(node.func)) for name, found in nodes().items() for node in found if isinstance(node, ast.Call)]
 
 
 def test_no_module_whose_data_is_code_is_imported():
     found = set()
-    for name, tree in TREES.items():
-        for node in ast.walk(tree):
+    for name, inside in nodes().items():
+        for node in inside:
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             found |= {(name, module.split(".")[0]) for module in modules if module.split(".")[0] in UNSAFE_MODULES}
@@ -87,8 +95,8 @@ def test_who_gives_a_line_to_a_shell_is_known():
         "client/moai/_ssh/dial.py": "ProxyCommand of the user's ssh configuration",
     }
     found = set()
-    for name, tree in TREES.items():
-        for node in ast.walk(tree):
+    for name, inside in nodes().items():
+        for node in inside:
             if isinstance(node, ast.List) and len(node.elts) > 2:
                 first, second = node.elts[:2]
                 is_shell = isinstance(first, ast.Constant) and isinstance(first.value, str) and shells.search(first.value)
@@ -99,9 +107,9 @@ def test_who_gives_a_line_to_a_shell_is_known():
 
 @pytest.mark.parametrize("module", ["grpc_reflection", "grpc_channelz", "grpc_health", "http.server", "socketserver", "xmlrpc", "multiprocessing.managers"])
 def test_nothing_else_serves(module):
-    for name, tree in TREES.items():
-        imported = [a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names]
-        imported += [n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+    for name, inside in nodes().items():
+        imported = [a.name for n in inside if isinstance(n, ast.Import) for a in n.names]
+        imported += [n.module or "" for n in inside if isinstance(n, ast.ImportFrom)]
         assert not [one for one in imported if one == module or one.startswith(module + ".")], name
 
 
@@ -112,12 +120,12 @@ def test_who_opens_a_socket_is_known():
     servers = {name for name, node, function in calls() if function.endswith("add_insecure_port")}
     assert servers == {"agent/moai_agent/server.py", "client/moai/_link/holder.py"}
     for name in servers:
-        assert "unix:" in SOURCES[name].read_text()
+        assert "unix:" in TEXTS[name]
 
 
 def test_certificates_are_never_left_unchecked():
     text = re.compile(r"verify\s*=\s*False|CERT_NONE|check_hostname\s*=\s*False|_create_unverified_context|AutoAddPolicy|WarningPolicy")
-    assert [name for name, path in SOURCES.items() if text.search(path.read_text())] == []
+    assert [name for name, source in TEXTS.items() if text.search(source)] == []
 
 
 def test_nobody_calls_home():
@@ -125,7 +133,7 @@ def test_nobody_calls_home():
     address = re.compile(r"https?://([A-Za-z0-9.-]+\.[a-z]{2,})")
     asked = {"huggingface.co"}
     for_people = {"github.com", "docs.kernel.org", "packaging.python.org", "pip.pypa.io", "pypi.org"}
-    found = {host for name, path in SOURCES.items() for host in address.findall(path.read_text())}
+    found = {host for text in TEXTS.values() for host in address.findall(text)}
     assert found & asked, "this test sees no addresses"
     strangers = {host for host in found - asked - for_people if not re.search(r"(^|\.)example(\.(org|com))?$", host)}
     assert strangers == set()
