@@ -121,3 +121,14 @@ def test_agent_and_supervisor_leave_no_core_files(host, local):
             seen.add(kind)
     job.wait(60, check=False)
     assert "moai_agent" in seen
+
+
+@pytest.mark.parametrize(("facts", "reason"), [((2, 3), "CLIENT_TOO_OLD"), ((0, 0), "AGENT_TOO_OLD"), ((None, None), "AGENT_TOO_OLD")])
+def test_an_agent_that_speaks_another_protocol_is_named_before_any_call(facts, reason):
+    from moai._dial import Handshake
+    from moai._link import upstream
+
+    said = {} if facts[0] is None else {"protocol_min": facts[0], "protocol_max": facts[1]}
+    with pytest.raises(moai.MoaiError) as refused:
+        upstream._check_protocol(Handshake(said, "secret"))
+    assert refused.value.reason == reason and refused.value.next
