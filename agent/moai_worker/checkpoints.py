@@ -62,7 +62,9 @@ def why_incomplete(path: str) -> str:
     problem = weights_problem(path)
     if problem:
         return problem
-    for name in ("optimizer.pt", "scheduler.pt"):
+    # Spread over devices (FSDP) the Trainer names the whole state of the optimizer differently.
+    optimizer = "optimizer.bin" if os.path.isfile(os.path.join(path, "optimizer.bin")) else "optimizer.pt"
+    for name in (optimizer, "scheduler.pt"):
         file = os.path.join(path, name)
         if not os.path.isfile(file):
             return name + " is missing"

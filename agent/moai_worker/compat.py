@@ -95,6 +95,11 @@ def process_rank() -> int:
     return int(os.environ.get("RANK") or 0)
 
 
+def is_launched() -> bool:
+    """Whether torchrun started this process."""
+    return bool(os.environ.get("WORLD_SIZE"))
+
+
 def is_first_here() -> bool:
     """Whether this is the first process of its container: the one that reports, seals and tidies there."""
     return int(os.environ.get("LOCAL_RANK") or 0) == 0

@@ -97,7 +97,7 @@ def spread(inputs: Dict[str, Any], report: Any) -> None:
     )
     if group:
         torchrun(len(chosen), _members(group))
-    elif len(chosen) > 1:
+    elif len(chosen) > 1 or "fsdp" in (inputs.get("sharding"), (inputs.get("settings") or {}).get("sharding")):
         torchrun(len(chosen), ["--standalone"])
 
 

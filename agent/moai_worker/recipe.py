@@ -21,6 +21,7 @@ from . import (
     finish,
     modelcard,
     modelfiles,
+    sharding,
     trackers,
     train_data,
     train_start,
@@ -88,8 +89,11 @@ def train(settings: TrainSettings, report: Any) -> Dict[str, Any]:
     folder = os.path.join(settings.output, "checkpoints")
     bf16 = compat.use_bf16(settings.bf16, settings.device)
     # Building the arguments joins the processes, so from here on they can agree.
+    values = _arguments(settings, folder, total, micro, bf16, rows.validation is not None)
+    if sharding.is_sharded(settings.sharding, settings.method, settings.model, config, settings.device, report):
+        values.update(sharding.arguments())
     arguments = compat.training_arguments(
-        _arguments(settings, folder, total, micro, bf16, rows.validation is not None),
+        values,
         dict(settings.extra, **trackers.arguments(reporting, names, settings.output)),
     )
     _same_rows(rows)

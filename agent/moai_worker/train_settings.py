@@ -10,6 +10,7 @@ import json
 import os
 from typing import Any, Dict, Iterable, Optional
 
+from . import sharding
 from .errors import StepError
 
 METHODS = ("full", "lora")
@@ -40,7 +41,7 @@ _ALSO_INPUTS = (
     "max_steps", "epochs", "batch_size", "gradient_accumulation", "learning_rate", "warmup_steps",
     "scheduler", "seed", "save_steps", "save_minutes", "keep_checkpoints", "eval_steps", "logging_steps",
     "gradient_checkpointing", "bf16", "resume", "device", "advanced_parallelization",
-    "trust_remote_code", "early_stop", "keep_best", "lora.r", "lora.alpha", "lora.dropout", "lora.targets",
+    "trust_remote_code", "early_stop", "keep_best", "sharding", "lora.r", "lora.alpha", "lora.dropout", "lora.targets",
 )  # fmt: skip
 
 
@@ -56,6 +57,7 @@ class TrainSettings:
             checkpoints aside; text = from exactly this checkpoint folder.
         early_stop: end after so many evaluations in a row without a lower loss; 0 = never.
         keep_best: the result is the model of the evaluation with the lowest loss, not the last one.
+        sharding: of several devices: ``auto``, ``ddp`` or ``fsdp``.
         bf16: None = where the device supports it natively.
         card: what the model card tells beyond this (see ``modelcard``); recorded nowhere else.
         device: None = the accelerator if there is one; ``"cpu"`` = never.
@@ -113,6 +115,7 @@ class TrainSettings:
         self.lora = _lora(lora)
         self.gradient_checkpointing = _flag(merged, "gradient_checkpointing", False)
         self.bf16 = _flag(merged, "bf16", None)
+        self.sharding = sharding.check(str(merged.get("sharding") or "auto"))
         self.resume = merged.get("resume", True)
         if self.resume is None:
             self.resume = True

@@ -341,6 +341,10 @@ class DegradedJob(Job):
             raise self.why
         return self.inspector.log(self.id, offset)
 
+    def members(self) -> list[Job]:
+        """None that could be asked: what a job was told is read by the agent."""
+        return []
+
     def cancel(self, grace_s: float = 10.0, force: bool = False) -> JobInfo:
         """End it without the agent."""
         theirs = self.info.owner

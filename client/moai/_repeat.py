@@ -17,7 +17,7 @@ from moai._types import JobInfo
 
 #: Inputs of the train step that are no settings: they stand in ``[train]`` or belong to one run only.
 _NOT_SETTINGS = (
-    "model dataset output method max_steps epochs batch_size learning_rate resume control settings identity"
+    "model dataset output method max_steps epochs batch_size learning_rate resume control settings identity card gpus group"
 ).split()
 
 
@@ -190,6 +190,7 @@ def _train_table(steps: Mapping[str, Any]) -> Any:
         "learning_rate": train.get("learning_rate"),
         "template": prepare.get("template"),
         "sample": prepare.get("sample"),
+        "gpus": train.get("gpus"),
     }
     table = tomlkit.table()
     for key, value in values.items():
@@ -199,6 +200,8 @@ def _train_table(steps: Mapping[str, Any]) -> Any:
     if settings.get("logging_steps") == 1:
         del settings["logging_steps"]  # The recipe's own.
     settings.update(train.get("settings") or {})
+    # What --set says of the preparation.
+    settings.update({k: prepare[k] for k in ("pack", "mask_prompt", "validation_fraction", "jobs") if prepare.get(k) not in (None, False)})
     flat = {k: v for k, v in _flat(settings).items() if isinstance(v, (str, int, float, bool)) or _is_texts(v)}
     if flat:
         table["settings"] = flat

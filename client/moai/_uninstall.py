@@ -21,7 +21,7 @@ _END_S = 15.0
 
 #: What moai writes into its cache folder; that folder may be one of the user's own, with more in it.
 _CACHED = (
-    "bundles", "wheels", "links", "jobs.json", "jobs.lock", "environments.json", "last-look.json", ".jobs.*", ".environments.*",
+    "bundles", "wheels", "links", "digests", "tensorboard", "top.json", ".top.*", "no-*", "jobs.json", "jobs.lock", "environments.json", "last-look.json", ".jobs.*", ".environments.*",
 )  # fmt: skip
 
 

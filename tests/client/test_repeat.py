@@ -31,7 +31,8 @@ def training():
     """What a training was asked for, as the contract carries it."""
     spec = training_pb2.TrainingSpec(model="org/model", model_revision="v2", method="lora", max_steps=40, batch_size=4, learning_rate=2e-4)
     spec.dataset.source, spec.dataset.template, spec.dataset.block_size, spec.dataset.sample = "org/data:3.0.0", "summarize", 512, 100
-    spec.settings.update({"warmup_steps": "20", "lora": '{"r": 16}', "save_steps": "5"})
+    spec.settings.update({"warmup_steps": "20", "lora": '{"r": 16}', "save_steps": "5", "pack": "true", "validation_fraction": "0.1"})
+    spec.gpus = "2"
     return spec
 
 
@@ -43,7 +44,7 @@ def plan_of(tmp_path, spec, job="one"):
 
 def inputs(plan):
     """What the steps of a plan are given, less what belongs to one run."""
-    return {s["name"]: {k: v for k, v in s["inputs"].items() if k not in ("output", "control", "path")} for s in plan["steps"]}
+    return {s["name"]: {k: v for k, v in s["inputs"].items() if k not in ("output", "control", "path", "card")} for s in plan["steps"]}
 
 
 def test_a_training_repeats_with_every_value(tmp_path, training):
@@ -57,6 +58,7 @@ def test_a_training_repeats_with_every_value(tmp_path, training):
     again.batch_size, again.learning_rate = recipe["batch_size"].value, recipe["learning_rate"].value
     again.dataset.source, again.dataset.template = recipe["dataset"].value, recipe["template"].value
     again.dataset.block_size, again.dataset.sample = recipe["block_size"].value, recipe["sample"].value
+    again.gpus = recipe["gpus"].value
     from moai._options import setting
 
     again.settings.update({key: setting(value.value) for key, value in settings.items()})
