@@ -16,7 +16,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 SEEDS ?= 5
 WORKERS ?= 2
 
-.PHONY: install train-env agent-env hub1-env test test-faults test-38 test-hub test-olah test-moai-env fuzz soak check fix bench demo clean stubs buf audit
+.PHONY: install train-env agent-env hub1-env test test-faults test-38 test-hub test-olah test-moai-env fuzz fuzz-readers soak check fix bench demo clean stubs buf audit
 
 install: .venv/.done train-env agent-env .cache/.bundles
 
@@ -145,8 +145,14 @@ buf:
 	  $(BUF) lint proto && echo "buf lint: clean"; \
 	else echo "!!! npm is missing: buf lint of proto/ was SKIPPED" >&2; fi
 
+# Advisories come over the network; AUDIT=--strict fails where they cannot be had (releases).
 audit: .venv/.done
-	.venv/bin/pip-audit --skip-editable
+	.venv/bin/python scripts/audit.py $(AUDIT)
+
+# Readers of files that others wrote, with many more examples than `make test` takes.
+FUZZ_EXAMPLES ?= 20000
+fuzz-readers: .venv/.done
+	MOAI_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) .venv/bin/python -m pytest -q --timeout 3600 tests/client/test_fuzz_readers.py
 
 bench: install
 	.venv/bin/python benchmarks/run.py $(BENCH)

@@ -250,6 +250,7 @@ def main():
     answer = {"ok": False, "reason": "AGENT_FAILED", "message": ""}
     sock = None
     try:
+        jobdir.make_private(home)
         host = jobdir.HostDir(home, identity.host_id(home)).create()
         sock, facts = _ensure(host, home, mode)
         answer = dict(facts, ok=True, host_id=host.host_id, run=host.run)

@@ -316,3 +316,28 @@ def test_the_korean_sentences_are_those_of_the_page():
     spec.loader.exec_module(korean)
     made = korean.sentences(korean.PAGE.read_text(encoding="utf-8"))
     assert json.loads(korean.TARGET.read_text(encoding="utf-8")) == made, "run scripts/korean.py"
+
+
+# -- the checklist of docs/security.md -------------------------------------------------------------
+
+CHECKLIST = {"H": 7, "A": 5, "G": 7, "F": 3, "K": 6, "C": 3, "P": 4, "X": 3, "U": 3, "Y": 5, "W": 1, "I": 6}
+
+
+def checklist() -> dict[str, tuple[str, str]]:
+    """id -> (what holds, what shows it)."""
+    rows = re.findall(r"^\| ([A-Z]-\d) \| (.*?) \| (.*?) \|$", read(DOCS / "security.md"), re.M)
+    assert len({row[0] for row in rows}) == len(rows)
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_every_line_of_the_security_checklist_has_a_test_or_an_exception():
+    rows = checklist()
+    assert set(rows) == {f"{letter}-{number}" for letter, count in CHECKLIST.items() for number in range(1, count + 1)}
+    assert [i for i, (what, tests) in rows.items() if "::" not in tests and "Exception" not in what] == []
+
+
+def test_every_test_the_security_checklist_names_exists():
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", read(DOCS / "security.md"))
+    assert len(named) > 100
+    missing = [f"{file}::{name}" for file, name in named if not re.search(rf"^ *(async )?def {name}\(", read(REPO / "tests" / file), re.M)]
+    assert missing == []

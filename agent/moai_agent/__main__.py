@@ -1,6 +1,7 @@
 """Start of the agent: spawner first, grpc after it (a process with gRPC threads must not fork)."""
 
 import os
+import resource
 import sys
 
 
@@ -12,6 +13,8 @@ def main() -> int:
     from moai_agent.config import Config
     from moai_agent.spawner import Spawner
 
+    # Calls carry secrets, which a core file would keep on the disk.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     config = Config.from_argv(sys.argv[1:], payload)
     if not config.acquire():
         return 0

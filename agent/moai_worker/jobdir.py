@@ -45,9 +45,10 @@ def make_private(path: str) -> str:
         try:
             os.mkdir(path, 0o700)
         except FileExistsError:
-            return path
-        os.chmod(path, 0o700)
-    elif os.stat(path).st_uid != os.getuid():
+            pass  # Somebody was faster: one of ours, or not, which is looked at below.
+        else:
+            os.chmod(path, 0o700)
+    if os.stat(path).st_uid != os.getuid():
         raise PermissionError(errno.EPERM, "folder belongs to another user", path)
     return path
 
@@ -115,8 +116,9 @@ class HostDir:
         self.settings = os.path.join(self.path, "settings.json")
 
     def create(self) -> "HostDir":
-        """Make the folders (0700)."""
-        for folder in (self.run, self.jobs, self.queue):
+        """Make the folders (0700). Raises PermissionError when one of them is somebody else's."""
+        # From the top: whoever owns a folder above could put another one in the place of ours.
+        for folder in (self.home, os.path.dirname(self.path), self.path, self.run, self.jobs, self.queue):
             make_private(folder)
         return self
 

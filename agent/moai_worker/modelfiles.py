@@ -8,9 +8,9 @@ imported inside functions. Runs in the step's process.
 
 import os
 import shutil
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence
 
-from . import checkpoints, compat
+from . import checkpoints, compat, picklescan
 from .errors import StepError
 from .jobdir import read_json
 
@@ -108,6 +108,8 @@ def load_model(path: str, dtype: Any, trust_remote_code: bool = False) -> Any:
 
     config = check_model_folder(path)
     _refuse_newer_config(path, config)
+    if not trust_remote_code:
+        refuse_code_in_weights(path, ("model.safetensors", "model.safetensors.index.json"))
     try:
         model, info = transformers.AutoModelForCausalLM.from_pretrained(
             path,
@@ -129,6 +131,17 @@ def load_model(path: str, dtype: Any, trust_remote_code: bool = False) -> Any:
     return model
 
 
+def refuse_code_in_weights(path: str, covers: Sequence[str]) -> None:
+    """MODEL_INVALID when weights in pickle format would run something beside making tensors."""
+    found = picklescan.folder_problem(path, covers)
+    if found:
+        raise StepError(
+            "MODEL_INVALID",
+            "The weights in {} are a pickle that may run code: {}.".format(path, found),
+            "Take a revision with safetensors; if you trust these, set trust_remote_code=true.",
+        )
+
+
 def load_adapter(model: Any, path: str, trainable: bool = False) -> Any:
     """Put the adapter in ``path`` onto ``model``; MODEL_INVALID when it does not fit."""
     compat.require(("peft",))
@@ -139,6 +152,7 @@ def load_adapter(model: Any, path: str, trainable: bool = False) -> Any:
         raise StepError(
             "MODEL_INVALID", "The adapter {} is incomplete: {}.".format(path, problem), "Train it again."
         )
+    refuse_code_in_weights(path, ("adapter_model.safetensors",))
     try:
         return peft.PeftModel.from_pretrained(model, path, is_trainable=trainable)
     except compat.library_errors() as error:

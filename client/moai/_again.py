@@ -70,6 +70,8 @@ def again(
     is_elsewhere = host.name != job.host.name
     _complete(message.options, spec, options or JobOptions(), host, is_elsewhere)
     _refuse_missing(job, spec, plan, message.options)
+    if spec.get("webhook") and not message.options.webhook:
+        say("the address of the webhook was kept in memory only and is gone; give it again with --webhook")
     _apply(message, _values(record.get("settings") or {}), dict(settings or {}), job.id, say)
     if is_elsewhere:
         _move(message, plan, job.host, host, say)
@@ -91,7 +93,7 @@ def _complete(old: job_pb2.JobOptions, spec: dict[str, Any], given: JobOptions, 
     old.labels.update(new.labels)
     old.secrets.update({name: value for name, value in new.secrets.items() if name != "HF_TOKEN" or name in spec.get("secrets", [])})
     old.variables.update(variables)
-    for name in ("name", "accelerator", "setup", "max_duration_seconds", "workdir"):
+    for name in ("name", "accelerator", "setup", "max_duration_seconds", "workdir", "webhook"):
         if getattr(new, name):
             setattr(old, name, getattr(new, name))
     commit = (spec.get("git") or {}).get("commit")

@@ -147,7 +147,8 @@ def parse_toml(text: str, path: Path) -> dict[str, Any]:
         import tomli as tomllib  # type: ignore[no-redef]
     try:
         return dict(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        # TOMLDecodeError is a ValueError; so is a number of thousands of digits.
         raise MoaiError("CONFIG_INVALID", f"{path}: {error}", f"edit {path}") from error
 
 

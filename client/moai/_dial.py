@@ -26,8 +26,9 @@ _NEXT_CHANNEL_S = 3.0
 
 _DIAL = (
     'M="${MOAI_HOME:-$HOME/.moai}"; case "$M" in "~/"*) M="$HOME/${M#??}";; esac; h=; IFS= read -r h </proc/sys/kernel/hostname; f="$M/hosts/$h.dial"; '
-    'if [ -r "$f" ]; then { IFS= read -r p; IFS= read -r d; } <"$f"; r="$M/payload/$d/worker/relay.py"; '
-    'if [ -x "$p" ] && [ -r "$r" ]; then exec "$p" -I -S "$r" NONCE MODE; fi; fi; '
+    # What others made is not run (-O: it is ours); the folders of a payload are writable by their owner only.
+    'if [ -r "$f" ] && [ -O "$f" ]; then { IFS= read -r p; IFS= read -r d; } <"$f"; r="$M/payload/$d/worker/relay.py"; '
+    'if [ -x "$p" ] && [ -r "$r" ] && [ -O "$M/payload/$d" ]; then exec "$p" -I -S "$r" NONCE MODE; fi; fi; '
     'echo \'MOAI1 NONCE {"ok": false, "reason": "NOT_INSTALLED", "message": ""}\''
 )
 

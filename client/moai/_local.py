@@ -20,7 +20,7 @@ from moai._errors import MoaiError
 
 def state_folder() -> Path:
     """``MOAI_HOME`` or ``~/.moai``, absolute."""
-    return Path(os.environ.get("MOAI_HOME") or "~/.moai").expanduser().absolute()
+    return Path(os.path.expanduser(os.environ.get("MOAI_HOME") or "~/.moai")).absolute()
 
 
 def ensure_local(say: Callable[[str], None]) -> tuple[str, str]:
@@ -68,7 +68,7 @@ def _unpacked(home: Path) -> Path:
     from moai._bootstrap import bundle as bundles
 
     bundle = bundles.local_bundle(_paths.cache_folder())
-    target = _paths.private(home / "payload") / bundle.folder_name
+    target = _paths.own(home / "payload") / bundle.folder_name
     if not target.is_dir():
         temp = target.with_name(f".new-{bundle.folder_name}-{os.getpid()}")
         _paths.private(temp)

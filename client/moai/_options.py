@@ -22,6 +22,7 @@ from moai_proto.v1 import job_pb2
 from moai._config import HostConfig
 from moai._errors import MoaiError
 from moai._version import __version__
+from moai._withheld import withhold
 
 #: One accelerator's queue is named so when the user names none.
 DEFAULT_ACCELERATOR = "default"
@@ -75,6 +76,10 @@ class JobOptions:
     git: str = ""
     git_revision: str = ""
     git_submodules: bool = False
+
+    def __post_init__(self) -> None:
+        for value in [*self.secrets.values(), self.webhook]:
+            withhold(value)
 
     def message(self, host: HostConfig, takes_code: bool = False) -> job_pb2.JobOptions:
         """The wire form, completed from the host's settings. Raises MoaiError (USAGE)."""
@@ -168,7 +173,7 @@ def hub_token() -> tuple[str, str]:
         return value, "HF_TOKEN"
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = os.environ.get("HF_HOME") or os.path.join(cache, "huggingface")
-    path = Path(os.environ.get("HF_TOKEN_PATH") or os.path.join(home, "token")).expanduser()
+    path = Path(os.path.expanduser(os.environ.get("HF_TOKEN_PATH") or os.path.join(home, "token")))
     try:
         value = path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):

@@ -155,7 +155,7 @@ class Session:
         from moai import _paths
         from moai._link.upstream import open_upstream
 
-        folder = _paths.private(_paths.cache_folder() / "links")
+        folder = _paths.own(_paths.cache_folder() / "links")
         self._upstream, _ = open_upstream(self.host, self._prompts, self._say, folder)
         self._secret = self._upstream.handshake.secret
         return str(self._upstream.address)

@@ -75,6 +75,8 @@ def test_the_end_is_told_by_command_and_post_and_the_address_is_kept_nowhere(hos
     again.wait(60, check=False)
     assert any("give it again with --webhook" in m["text"] for m in messages(again))
     assert len(got) == 1 and again.spec_and_plan()[0]["on_finish"] == options.on_finish
+    job.again(options=moai.JobOptions(webhook=address)).wait(60, check=False)
+    assert len(got) == 2 and files_with(local.moai_home, b"S3CRET") == []
 
 
 def test_a_watcher_ends_a_script_when_asked_and_is_told_once(local):

@@ -24,6 +24,8 @@ from moai_agent.snapshots import Snapshots
 
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9_.-]{8,128}$")
 _VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
+#: Of a command, for people: characters.
+_MOST_SHOWN = 2000
 _PUBLIC_HUB = "https://huggingface.co"
 
 
@@ -291,8 +293,9 @@ def note(text: str, code: str, level: str = "info") -> Dict[str, Any]:
 
 
 def shown(arguments: List[str]) -> str:
-    """A command as a person would type it."""
-    return " ".join(a if re.match(r"^[\w@%+=:,./-]+$", a) else "'" + a.replace("'", "'\\''") + "'" for a in arguments)
+    """A command as a person would type it; its beginning when that is long (the plan has every word)."""
+    text = " ".join(a if re.match(r"^[\w@%+=:,./-]+$", a) else "'" + a.replace("'", "'\\''") + "'" for a in arguments)
+    return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "..."
 
 
 async def command(agent: Any, message: job_pb2.RunCommandRequest) -> Entry:

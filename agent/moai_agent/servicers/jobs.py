@@ -17,6 +17,8 @@ from moai_agent.jobs.store import Entry
 
 _CHUNK = 512 * 1024
 _BATCH = 200
+#: A page ends early rather than not fit its message of 4 MiB.
+_MOST_BYTES = 3 * 1024 * 1024
 
 
 class JobServicer(job_pb2_grpc.JobServiceServicer):
@@ -56,9 +58,15 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
         start = int(token)
         entries = foreign.entries(self._agent.config) if request.others_wanted else self._store.entries()
         others = 0 if request.others_wanted else len(foreign.folders(self._agent.config))
-        page = entries[start : start + size]
-        more = str(start + size) if start + size < len(entries) else ""
-        return job_pb2.ListJobsResponse(jobs=[convert.job(e) for e in page], next_page_token=more, other_count=others)
+        page, held = [], 0
+        for entry in entries[start : start + size]:
+            one = convert.job(entry)
+            held += one.ByteSize()
+            if page and held > _MOST_BYTES:
+                break
+            page.append(one)
+        more = str(start + len(page)) if start + len(page) < len(entries) else ""
+        return job_pb2.ListJobsResponse(jobs=page, next_page_token=more, other_count=others)
 
     async def CancelJob(self, request: job_pb2.CancelJobRequest, context: Any) -> job_pb2.CancelJobResponse:
         """Idempotent."""

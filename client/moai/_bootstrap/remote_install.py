@@ -28,7 +28,10 @@ def _private(path):
         try:
             os.mkdir(path, 0o700)
         except FileExistsError:
-            return
+            pass
+    if os.stat(path).st_uid != os.getuid():
+        # Whoever owns it could put another agent in the place of ours.
+        raise PermissionError(1, "folder belongs to another user", path)
 
 
 def _receive(source, size, digest):

@@ -77,12 +77,13 @@ def again(
     name: Name = "",
     max_duration: MaxDuration = "",
     request_id: RequestId = "",
+    webhook: Webhook = "",
 ) -> None:
     """Start the same job once more: same request, code and environment; new id, new result folder."""
     one = find_job(job)
     target = host(on) if on and moai.config().pick(on)[0].name != one.host.name else None
     options = job_options(
-        name=name, env=env, setenv=setenv, max_duration=max_duration, request_id=request_id, with_project=False
+        name=name, env=env, setenv=setenv, max_duration=max_duration, request_id=request_id, webhook=webhook, with_project=False
     )
     options.secrets = _secrets(one, secret)
     new = one.again(_settings(set_), options, target)

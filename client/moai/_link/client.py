@@ -24,6 +24,7 @@ from moai import _paths
 from moai._config import HostConfig
 from moai._errors import MoaiError
 from moai._ssh.prompts import Prompter
+from moai._withheld import environment
 
 #: A first bootstrap fetches wheels; everything in it has its own, shorter bound.
 _START_S = 900.0
@@ -37,7 +38,7 @@ def socket_path(host: HostConfig) -> Path:
     """Where the holder of this host listens; differs when its settings differ."""
     key = json.dumps([asdict(host), os.environ.get("MOAI_SSH_CONFIG", ""), str(_paths.config_folder())])
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
-    return _paths.private(_paths.cache_folder() / "links") / f"{digest}.sock"
+    return _paths.own(_paths.cache_folder() / "links") / f"{digest}.sock"
 
 
 def is_listening(path: Path) -> bool:
@@ -120,7 +121,6 @@ def prepare_links(hosts: Iterable[HostConfig]) -> None:
 
 def _spawn(path: Path) -> subprocess.Popen[bytes]:
     log = os.open(path.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    environment = dict(os.environ, GRPC_ENABLE_FORK_SUPPORT="0")
     try:
         return subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, "moai._link.holder"],  # The last word is for people who read ps.
@@ -128,7 +128,7 @@ def _spawn(path: Path) -> subprocess.Popen[bytes]:
             stdout=subprocess.PIPE,
             stderr=log,
             start_new_session=True,
-            env=environment,
+            env=environment(GRPC_ENABLE_FORK_SUPPORT="0"),
         )
     finally:
         os.close(log)

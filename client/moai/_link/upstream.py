@@ -117,6 +117,7 @@ def _bind(listener: socket.socket, folder: Path) -> tuple[Path, str, int | None]
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     short = f"/proc/self/fd/{fd}/{name}"
     listener.bind(short)
+    os.chmod(short, 0o600)
     return path, f"unix:{short}", fd
 
 

@@ -15,7 +15,6 @@ import shutil
 import signal
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 
 from moai._errors import MoaiError
 from moai._ssh.names import Target, check_host, is_plain, parse_jump, parse_target
@@ -309,7 +308,7 @@ def _split_files(value: str) -> list[str]:
     while words:
         for count in range(len(words), 1, -1):
             joined = " ".join(words[:count])
-            if Path(joined).expanduser().is_file():
+            if os.path.isfile(os.path.expanduser(joined)):
                 break
         else:
             count, joined = 1, words[0]
