@@ -11,9 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import List, Optional, Type
 
-from .box import Laptop, kill_below, parent_of, processes_of
+from .box import Laptop, kill_below, processes_of
 from .container import build_home
-from .sshd import Sshd, wait_until
+from .sshd import Sshd, is_running, wait_until
 
 #: What a login has; one line for all.
 _PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -48,7 +48,7 @@ class Container:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        wait_until(lambda: not any(parent_of(pid) for pid in pids), f"the agent of {self.alias} to end")
+        wait_until(lambda: not any(map(is_running, pids)), f"the agent of {self.alias} to end")
 
     def come_back(self) -> None:
         """sshd listens again on its port; the next dial starts an agent."""
