@@ -19,6 +19,7 @@ from moai._follow import Follower
 from moai._host import Host
 from moai._html import table
 from moai._job import Job
+from moai._link.client import prepare_links
 from moai._options import JobOptions, new_request_id
 from moai._rpc import Say
 from moai._ssh.prompts import Prompter
@@ -128,6 +129,7 @@ class Fleet:
             with lock:
                 answers[host.name] = answer
 
+        prepare_links(host.config for host in self.hosts if not host.session.is_connected)
         threads = [threading.Thread(target=one, args=(host,), name=f"moai-{host.name}", daemon=True) for host in self.hosts]
         for thread in threads:
             thread.start()
