@@ -37,10 +37,12 @@ class Follower:
     Args:
         session: of the job's host. job_id: the full id.
         on_link: see LinkReport; called from the reading thread.
+        patient: also the first connection is tried again; else its failure is raised.
         batch_s: seconds (0 to 1) in which the container lets events gather; a message costs more than an event.
     """
 
-    def __init__(self, session: Session, job_id: str, on_link: LinkReport | None = None, batch_s: float = 0.0) -> None:
+    def __init__(self, session: Session, job_id: str, on_link: LinkReport | None = None, batch_s: float = 0.0, patient: bool = False) -> None:
+        self._patient = patient
         self._batch_s = batch_s
         self._session, self._job = session, job_id
         self._on_link = on_link or _ignore
@@ -123,7 +125,8 @@ class Follower:
             except HostUnreachable as error:
                 if self._closed.is_set():
                     return
-                if not connected_once and error.reason != "LINK_LOST" and not backoff.tries:
+                away = error.reason == "LINK_LOST" or (self._patient and error.reason == "HOST_UNREACHABLE")
+                if not connected_once and not away and not backoff.tries:
                     raise
                 if not lost:
                     lost = True
