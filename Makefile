@@ -97,7 +97,7 @@ test-olah: .venv/.done
 	touch $@
 
 test-faults: install
-	MOAI_TEST_SEEDS=20 .venv/bin/python -m pytest -q -n $(WORKERS) tests/contract tests/e2e tests/worker/test_download_process.py
+	MOAI_TEST_SEEDS=20 MOAI_TEST_FLEET=16 .venv/bin/python -m pytest -q -n $(WORKERS) tests/contract tests/e2e tests/worker/test_download_process.py
 
 # A MoAI container's libraries on a real Python 3.8: 3.6 GB and some minutes, once; not part of `make test`.
 test-moai-env: .venv/.done .venv-moai/.done

@@ -2,14 +2,13 @@
 
 import asyncio
 import json
-import os
 
 import moai
 import pytest
 from fakes.box import Box
 from fakes.sshd import find_sshd, free_port, wait_until
 
-COUNT = int(os.environ.get("MOAI_TEST_FLEET") or 3)
+COUNT = 3
 
 
 @pytest.fixture(scope="module")
