@@ -97,7 +97,7 @@ test-olah: .venv/.done
 	touch $@
 
 test-faults: install
-	MOAI_TEST_SEEDS=20 .venv/bin/python -m pytest -q -n $(WORKERS) tests/contract tests/e2e tests/worker/test_download_process.py
+	MOAI_TEST_SEEDS=20 MOAI_TEST_FLEET=16 .venv/bin/python -m pytest -q -n $(WORKERS) tests/contract tests/e2e tests/worker/test_download_process.py
 
 # Spoilt inputs at every reader, other ones each time, FUZZ_SECONDS for each; a failure names its number.
 FUZZ_SECONDS ?= 60

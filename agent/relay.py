@@ -30,7 +30,7 @@ sys.dont_write_bytecode = False
 from moai_worker import identity, jobdir  # noqa: E402  (the path must be set first)
 
 _SILENCE_S = 60.0
-_START_S = 20.0
+_START_S = 30.0
 #: An agent that cannot be used is asked to leave, then killed (jobs go on), then given up on.
 _LEAVE_S = 5.0
 _GIVE_UP_S = 12.0
@@ -78,6 +78,8 @@ def _start(host, home):
     ready, _, _ = select.select([ready_r], [], [], _START_S)
     answer = os.read(ready_r, 1) if ready else b""
     os.close(ready_r)
+    if not ready:
+        raise RuntimeError("the agent has not started within %d s (is the container busy?): %s" % (_START_S, _tail(host.agent_log)))
     if answer != b"1":
         raise RuntimeError("the agent did not start: " + _tail(host.agent_log))
 

@@ -17,6 +17,7 @@ _REPO = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(_REPO / "tests"), str(_REPO / "benchmarks")]
 
 import download_rows  # noqa: E402
+import fleet  # noqa: E402
 import platform_rows  # noqa: E402
 import prepare  # noqa: E402
 import spine  # noqa: E402
@@ -31,6 +32,7 @@ GROUPS = {
     "prepare": prepare.rows,
     "sync": sync_rows.rows,
     "top": top.rows,
+    "fleet": fleet.rows,
 }
 PAGE = _REPO / "docs" / "performance.md"
 

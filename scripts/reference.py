@@ -35,7 +35,7 @@ def page() -> str:
             groups["Functions"].append(name)
         elif issubclass(value, Exception):
             groups["Errors"].append(name)
-        elif name in ("Host", "Job", "Fleet", "Results", "JobOptions"):
+        elif name in ("Host", "Job", "Fleet", "EventStream", "Results", "JobOptions"):
             groups["Hosts, jobs, fleets"].append(name)
         else:
             groups["Values"].append(name)

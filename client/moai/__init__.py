@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from moai._errors import PersonNeeded as PersonNeeded
     from moai._errors import UsageError as UsageError
     from moai._errors import WaitTimeout as WaitTimeout
+    from moai._events import EventStream as EventStream
     from moai._fleet import Fleet as Fleet
     from moai._fleet import Results as Results
     from moai._host import Host as Host
@@ -131,6 +132,7 @@ _HOMES = {
         "AgentError BootstrapError Conflict HostKeyError HostUnreachable JobCancelled JobEnded JobFailed JobInterrupted "
         "JobUnknown LinkLost MoaiError NotFound PersonNeeded UsageError WaitTimeout"
     ),
+    "moai._events": "EventStream",
     "moai._fleet": "Fleet Results",
     "moai._host": "Host",
     "moai._house": "Cleaning DiskUsage StoredItem used_percent",

@@ -7,7 +7,6 @@ several threads, in a script, in a notebook and (through ``asyncio.to_thread``) 
 from __future__ import annotations
 
 import dataclasses
-import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
@@ -15,17 +14,17 @@ from typing import Any, Generic, TypeVar
 from moai import _group
 from moai._config import HostConfig, config
 from moai._errors import MoaiError
-from moai._follow import Follower
+from moai._events import EventStream
 from moai._host import Host
 from moai._html import table
 from moai._job import Job
+from moai._link.client import prepare_links
 from moai._options import JobOptions, new_request_id
 from moai._rpc import Say
 from moai._ssh.prompts import Prompter
-from moai._types import DeviceReport, Event, JobInfo, LogChunk
+from moai._types import DeviceReport, JobInfo
 
 T = TypeVar("T")
-_QUEUE_ITEMS = 256
 
 
 class Results(Generic[T], Mapping[str, "T | MoaiError"]):
@@ -128,6 +127,7 @@ class Fleet:
             with lock:
                 answers[host.name] = answer
 
+        prepare_links(host.config for host in self.hosts if not host.session.is_connected)
         threads = [threading.Thread(target=one, args=(host,), name=f"moai-{host.name}", daemon=True) for host in self.hosts]
         for thread in threads:
             thread.start()
@@ -228,58 +228,23 @@ class Fleet:
     # -- following -----------------------------------------------------------------------------
 
     def events(
-        self, jobs: Iterable[Job], log: bool = False, on_link: Callable[[str, MoaiError | None], None] | None = None
-    ) -> Iterator[Event | LogChunk]:
+        self, jobs: Iterable[Job], log: bool = False, on_link: Callable[[str, MoaiError | None], None] | None = None, timeout: float | None = None
+    ) -> EventStream:
         """One stream of several jobs: each item knows its host and job; each job's events 1..N in order.
 
-        Ends when all have ended. A lost link is told to ``on_link(host, error)`` and taken up again.
+        Ends when all have ended; ``close()`` of what is returned ends it earlier, from any thread. ``async for``
+        reads it inside a running event loop.
+
+        Args:
+            log: the log's bytes too, each job's from the first to the last, before its terminal event.
+            on_link: told of a lost link, ``(host, error)``, and of its return, ``(host, None)``; the stream takes
+                it up again by itself. Called from other threads.
+            timeout: seconds for all together.
+
+        Raises WaitTimeout when the time is over. A job that cannot be followed (deleted, its host wants a sign-in)
+        is told to ``on_link`` and raised when the others have ended.
         """
-        wanted = list(jobs)
-        items: queue.Queue[Any] = queue.Queue(_QUEUE_ITEMS)
-        followers: list[Follower] = []
-        closed = threading.Event()
-
-        def put(item: Any) -> bool:
-            while not closed.is_set():
-                try:
-                    items.put(item, timeout=0.5)
-                    return True
-                except queue.Full:
-                    continue
-            return False
-
-        def pump(job: Job, follower: Follower) -> None:
-            try:
-                for item in follower.both() if log else follower.events():
-                    if not put(item):
-                        return
-                put(None)
-            except Exception as error:  # An edge: raised by the reader.
-                put(error)
-
-        for job in wanted:
-
-            def told(error: MoaiError | None, name: str = job.host.name) -> None:
-                if on_link is not None:
-                    on_link(name, error)
-
-            follower = Follower(job.host.session, job.id, told)
-            followers.append(follower)
-            threading.Thread(target=pump, args=(job, follower), name=f"moai-{job.id}", daemon=True).start()
-        running = len(wanted)
-        try:
-            while running:
-                item = items.get()
-                if item is None:
-                    running -= 1
-                elif isinstance(item, Exception):
-                    raise item
-                else:
-                    yield item
-        finally:
-            closed.set()
-            for follower in followers:
-                follower.close()
+        return EventStream(jobs, log, on_link, timeout)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,9 +37,13 @@ class Follower:
     Args:
         session: of the job's host. job_id: the full id.
         on_link: see LinkReport; called from the reading thread.
+        patient: also the first connection is tried again; else its failure is raised.
+        batch_s: seconds (0 to 1) in which the container lets events gather; a message costs more than an event.
     """
 
-    def __init__(self, session: Session, job_id: str, on_link: LinkReport | None = None) -> None:
+    def __init__(self, session: Session, job_id: str, on_link: LinkReport | None = None, batch_s: float = 0.0, patient: bool = False) -> None:
+        self._patient = patient
+        self._batch_s = batch_s
         self._session, self._job = session, job_id
         self._on_link = on_link or _ignore
         self._closed = threading.Event()
@@ -57,7 +61,7 @@ class Follower:
         last = after
 
         def request() -> job_pb2.WatchEventsRequest:
-            return job_pb2.WatchEventsRequest(job=self._job, after_sequence=last, follow_disabled=not follow)
+            return job_pb2.WatchEventsRequest(job=self._job, after_sequence=last, follow_disabled=not follow, batch_seconds=self._batch_s)
 
         def is_done() -> bool:
             return not follow or self._ended_at(last)
@@ -121,7 +125,8 @@ class Follower:
             except HostUnreachable as error:
                 if self._closed.is_set():
                     return
-                if not connected_once and error.reason != "LINK_LOST" and not backoff.tries:
+                away = error.reason == "LINK_LOST" or (self._patient and error.reason == "HOST_UNREACHABLE")
+                if not connected_once and not away and not backoff.tries:
                     raise
                 if not lost:
                     lost = True

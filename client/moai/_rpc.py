@@ -131,6 +131,11 @@ class Session:
 
     # -- connecting ----------------------------------------------------------------------------
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a channel; whether it still works is not known before the next call."""
+        return self._channel is not None
+
     def _connected(self) -> tuple[grpc.Channel, int]:
         with self._lock:
             if self._upstream is not None and self._upstream.ended.is_set():

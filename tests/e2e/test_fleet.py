@@ -2,14 +2,13 @@
 
 import asyncio
 import json
-import os
 
 import moai
 import pytest
 from fakes.box import Box
 from fakes.sshd import find_sshd, free_port, wait_until
 
-COUNT = int(os.environ.get("MOAI_TEST_FLEET") or 3)
+COUNT = 3
 
 
 @pytest.fixture(scope="module")
@@ -211,3 +210,89 @@ def test_a_training_is_placed_where_it_fits_and_is_free(boxes, laptop, tmp_path)
             assert caught.value.reason == "DEVICE_NOT_FOUND"
         finally:
             waiting.cancel()
+
+
+def test_a_merged_stream_is_closed_from_another_thread_and_by_a_timeout(laptop):
+    import threading
+
+    with moai.Fleet("@pool") as fleet:
+        jobs = fleet.run(["sleep", "600"]).check()
+        try:
+            with fleet.events(jobs.values()) as stream:
+                seen = []
+                reader = threading.Thread(target=lambda: seen.extend(stream))
+                reader.start()
+                wait_until(lambda: {item.host for item in seen} == set(jobs), "an event of each", 60)
+                stream.close()
+                reader.join(30)
+                assert not reader.is_alive() and list(stream) == []
+            with pytest.raises(moai.WaitTimeout) as caught:
+                list(fleet.events(jobs.values(), timeout=0.5))
+            assert caught.value.reason == "TIMED_OUT" and f"{COUNT} jobs" in caught.value.message
+            assert {job.refresh().state for job in jobs.values()} == {"RUNNING"}, "the jobs go on"
+        finally:
+            fleet.map(lambda host: jobs[host.name].cancel(grace_s=1))
+
+
+def test_a_stream_that_is_dropped_ends_its_threads(laptop):
+    import gc
+    import threading
+
+    with moai.Fleet("@pool") as fleet:
+        jobs = fleet.run(["sleep", "600"]).check()
+        names = {f"moai-{job.id}" for job in jobs.values()}
+        for _ in fleet.events(jobs.values()):
+            break
+        gc.collect()
+        wait_until(lambda: not names & {thread.name for thread in threading.enumerate()}, "the threads to end", 30)
+        fleet.map(lambda host: jobs[host.name].cancel(grace_s=1))
+
+
+def test_a_merged_stream_inside_a_running_event_loop(laptop):
+    async def main():
+        with moai.Fleet("@pool") as fleet:
+            jobs = await asyncio.to_thread(lambda: fleet.run(["true"]).check())
+            seen = {name: [] for name in jobs}
+            async for event in fleet.events(jobs.values()):
+                seen[event.host].append(event.sequence)
+            waiting = await asyncio.to_thread(lambda: fleet.run(["sleep", "600"]).check())
+            stream = fleet.events(waiting.values())
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(_all(stream), 1.0)
+            assert list(stream) == [], "a cancelled task closes it"
+            await asyncio.to_thread(fleet.map, lambda host: waiting[host.name].cancel(grace_s=1))
+            return seen
+
+    async def _all(stream):
+        async for _ in stream:
+            pass
+
+    seen = asyncio.run(main())
+    assert all(found == list(range(1, len(found) + 1)) and len(found) > 2 for found in seen.values())
+
+
+def test_a_job_that_is_gone_does_not_end_the_others_stream(laptop):
+    told = []
+    with moai.Fleet("@pool") as fleet:
+        jobs = fleet.run(["true"]).check()
+        for job in jobs.values():
+            job.wait(60)
+        jobs["c0"].delete()
+        ended = []
+        with pytest.raises(moai.NotFound):
+            for item in fleet.events(jobs.values(), on_link=lambda name, error: told.append((name, error.reason))):
+                ended += [item.host] if item.is_last else []
+        assert sorted(ended) == [f"c{n}" for n in range(1, COUNT)] and told == [("c0", "JOB_NOT_FOUND")]
+
+
+def test_one_fleet_is_used_from_several_threads(laptop):
+    import threading
+
+    found = []
+    with moai.Fleet("@pool") as fleet:
+        threads = [threading.Thread(target=lambda: found.append(fleet.devices())) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+    assert len(found) == 8 and all(len(results.ok) == COUNT for results in found)

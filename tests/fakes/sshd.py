@@ -385,20 +385,21 @@ class Sshd:
                 stream.write(f"cat {shlex.quote(str(text))}\n")
 
 
+def _stat(pid: str) -> tuple[str, list[str]] | None:
+    """Program name of ``/proc/PID/stat`` and its fields from the state on; None when it is gone or a zombie."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stream:
+            head, _, rest = stream.read().rpartition(")")
+    except OSError:
+        return None
+    fields = rest.split()
+    return None if not fields or fields[0] in "ZX" else (head.partition("(")[2], fields)
+
+
 def _process_table() -> list[tuple[int, int, str]]:
     """(pid, parent pid, program name) of every process that is not a zombie."""
-    listing = subprocess.run(
-        ["ps", "-A", "-o", "pid=,ppid=,stat=,comm="],
-        check=True,
-        stdout=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-    )
-    rows = []
-    for line in listing.stdout.decode(errors="replace").splitlines():
-        words = line.split(None, 3)
-        if len(words) == 4 and not words[2].startswith("Z"):
-            rows.append((int(words[0]), int(words[1]), os.path.basename(words[3])))
-    return rows
+    found = [(pid, _stat(pid)) for pid in os.listdir("/proc") if pid.isdigit()]
+    return [(int(pid), int(stat[1][1]), stat[0]) for pid, stat in found if stat is not None]
 
 
 def _sshd_descendants(root_pid: int) -> list[int]:
@@ -413,13 +414,12 @@ def _sshd_descendants(root_pid: int) -> list[int]:
     return found
 
 
+def is_running(pid: int) -> bool:
+    """Whether ``pid`` is there and no zombie (which only waits for its parent, be it pid 1)."""
+    return _stat(str(pid)) is not None
+
+
 def _start_time(pid: int) -> str:
     """When ``pid`` began, as text to compare; empty when it is gone or a zombie."""
-    result = subprocess.run(
-        ["ps", "-o", "stat=,lstart=", "-p", str(pid)],
-        stdout=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
-    words = result.stdout.decode(errors="replace").split(None, 1)
-    return words[1].strip() if len(words) == 2 and not words[0].startswith("Z") else ""
+    stat = _stat(str(pid))
+    return stat[1][19] if stat is not None else ""

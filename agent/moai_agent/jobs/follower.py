@@ -7,7 +7,7 @@ watchers. It starts from the journal's cursor, so it may be killed at any byte.
 import asyncio
 import os
 import time
-from typing import Any, Dict, List, Optional, Set
+from typing import Any, Dict, List, Optional
 
 from moai_worker import records
 from moai_worker.evidence import Evidence
@@ -86,7 +86,7 @@ class Follower:
         command = next((step["argv"] for step in reversed(steps) if not step.get("module")), [])
         self.rate = Throughput(command, dict(past.cursor.get("rate") or {}))
         self._pending: List[Dict[str, Any]] = []
-        self._watchers: Set[asyncio.Event] = set()
+        self._watchers: Dict[asyncio.Event, float] = {}
         self._evidence_s = 0.0
         self.orphaned_since: Optional[float] = None
 
@@ -97,15 +97,19 @@ class Follower:
 
     # -- watchers ------------------------------------------------------------------------------
 
-    def subscribe(self) -> asyncio.Event:
-        """An event that is set whenever journal or log have grown; give it back to unsubscribe."""
+    def subscribe(self, batch_s: float = 0.0) -> asyncio.Event:
+        """An event that is set whenever journal or log have grown; give it back to unsubscribe.
+
+        Args:
+            batch_s: how long the watcher lets news gather; while all do, the files are looked at less often.
+        """
         event = asyncio.Event()
-        self._watchers.add(event)
+        self._watchers[event] = batch_s
         return event
 
     def unsubscribe(self, event: asyncio.Event) -> None:
         """See ``subscribe``."""
-        self._watchers.discard(event)
+        self._watchers.pop(event, None)
 
     def _wake(self) -> None:
         for event in self._watchers:
@@ -127,7 +131,8 @@ class Follower:
                 self._write_cursor()
                 await loop.run_in_executor(None, self.journal.sync)
             limit_s = _WATCHED_S if self._watchers else _IDLE_S
-            wait_s = _FAST_S if news else min(wait_s * 1.5, limit_s)
+            fast_s = max(_FAST_S, min(self._watchers.values(), default=0.0) / 2)
+            wait_s = fast_s if news else min(wait_s * 1.5, limit_s)
             await asyncio.sleep(wait_s)
         self._write_cursor()
         await loop.run_in_executor(None, self.journal.sync)

@@ -19,6 +19,7 @@ _CHUNK = 512 * 1024
 _BATCH = 200
 #: A page ends early rather than not fit its message of 4 MiB.
 _MOST_BYTES = 3 * 1024 * 1024
+_MAX_BATCH_S = 1.0
 
 
 class JobServicer(job_pb2_grpc.JobServiceServicer):
@@ -107,7 +108,8 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
                 "job %s has %d events, not %d" % (entry.job.id, entry.view.get("last") or 0, request.after_sequence),
                 "name one of these, or 0 for all",
             )
-        wake = follower.subscribe() if follower else asyncio.Event()
+        batch_s = min(max(0.0, request.batch_seconds), _MAX_BATCH_S)
+        wake = follower.subscribe(batch_s) if follower else asyncio.Event()
         try:
             while True:
                 wake.clear()
@@ -115,6 +117,8 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
                 batch = [convert.event(record) for record in reader.read(_BATCH)]
                 if batch:
                     yield job_pb2.WatchEventsResponse(events=batch)
+                    if batch_s and not ended and len(batch) < _BATCH:
+                        await asyncio.sleep(batch_s)
                     continue
                 if ended or request.follow_disabled:
                     return

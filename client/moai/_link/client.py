@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -23,6 +24,7 @@ from typing import Any
 from moai import _paths
 from moai._config import HostConfig
 from moai._errors import MoaiError
+from moai._link.nursery import Child, Nursery
 from moai._ssh.prompts import Prompter
 from moai._withheld import environment
 
@@ -94,21 +96,28 @@ def _lock_within(fd: int, timeout_s: float, host: HostConfig) -> None:
             time.sleep(0.02)
 
 
+_NURSERY = _PROGRAM.replace("_link.start", "_link.nursery")
+
 #: Processes started ahead by ``prepare_links``, by socket path; each waits for its order.
 _spares: dict[Path, subprocess.Popen[bytes]] = {}
+
+#: Forks the holders of many hosts (``prepare_links``); one a process.
+_nursery: Nursery | None = None
+_nursery_lock = threading.Lock()
 
 
 def prepare_links(hosts: Iterable[HostConfig]) -> None:
     """Start the holders that will be needed while the caller still imports gRPC.
 
-    A process that gets no order ends with the caller. One host only: many would start at once.
+    A process that gets no order ends with the caller. For several hosts it is one process that forks them.
     """
-    wanted = [host for host in hosts if not host.is_local]
-    if len(wanted) != 1:
+    wanted = [path for path in (socket_path(host) for host in hosts if not host.is_local) if path not in _spares]
+    missing = [path for path in wanted if not is_listening(path)]
+    if len(missing) > 1:
+        _prepare_nursery()
+    if len(wanted) != 1 or not missing:
         return
-    path = socket_path(wanted[0])
-    if path in _spares or is_listening(path):
-        return
+    (path,) = missing
     lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -119,8 +128,36 @@ def prepare_links(hosts: Iterable[HostConfig]) -> None:
     _spares[path] = _spawn(path)
 
 
+def _prepare_nursery() -> None:
+    global _nursery
+    if sys.platform != "linux":
+        return
+    with _nursery_lock:
+        if _nursery is not None and not _nursery.is_usable:
+            _nursery.close()
+            _nursery = None
+        if _nursery is None:
+            _nursery = Nursery(_NURSERY)
+
+
+def _bear(path: Path) -> Child | None:
+    """A holder from the nursery; None when there is none, or none with this process's variables."""
+    log = _log(path)
+    try:
+        with _nursery_lock:
+            return _nursery.bear(log) if _nursery is not None and _nursery.is_usable else None
+    except OSError:
+        return None  # It has left, or ran out of descriptors: start one the usual way.
+    finally:
+        os.close(log)
+
+
+def _log(path: Path) -> int:
+    return os.open(path.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+
+
 def _spawn(path: Path) -> subprocess.Popen[bytes]:
-    log = os.open(path.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    log = _log(path)
     try:
         return subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, "moai._link.holder"],  # The last word is for people who read ps.
@@ -135,7 +172,7 @@ def _spawn(path: Path) -> subprocess.Popen[bytes]:
 
 
 def _start(host: HostConfig, path: Path, prompts: Prompter, say: Callable[[str], None]) -> None:
-    process = _spares.pop(path, None) or _spawn(path)
+    process: subprocess.Popen[bytes] | Child = _spares.pop(path, None) or _bear(path) or _spawn(path)
     assert process.stdin and process.stdout
     order = {"host": asdict(host), "path": str(path), "interactive": prompts.available}
     try:
@@ -144,19 +181,23 @@ def _start(host: HostConfig, path: Path, prompts: Prompter, say: Callable[[str],
         _converse(process, host, path, prompts, say)
     except BaseException:
         # Its whole session: it may be fetching wheels with a child of its own.
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        if isinstance(process, Child):
+            process.kill()
+        else:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         raise
     finally:
         process.stdin.close()
         process.stdout.close()
-    # The holder outlives us on purpose; Popen must not complain about that.
-    process.returncode = 0
+    if not isinstance(process, Child):
+        # The holder outlives us on purpose; Popen must not complain about that.
+        process.returncode = 0
 
 
 def _converse(
-    process: subprocess.Popen[bytes], host: HostConfig, path: Path, prompts: Prompter, say: Callable[[str], None]
+    process: subprocess.Popen[bytes] | Child, host: HostConfig, path: Path, prompts: Prompter, say: Callable[[str], None]
 ) -> None:
     assert process.stdin and process.stdout
     end_s = time.monotonic() + _START_S
@@ -172,6 +213,8 @@ def _converse(
             message = json.loads(line)
             if message.get("ready"):
                 return
+            if isinstance(process, Child) and "pid" in message:
+                process.pid = int(message["pid"])
             if message.get("error"):
                 raise MoaiError(**message["error"])
             if message.get("say"):

@@ -560,14 +560,16 @@ class SignalJobResponse(_message.Message):
     def __init__(self, job: _Optional[_Union[Job, _Mapping]] = ...) -> None: ...
 
 class WatchEventsRequest(_message.Message):
-    __slots__ = ("job", "after_sequence", "follow_disabled")
+    __slots__ = ("job", "after_sequence", "follow_disabled", "batch_seconds")
     JOB_FIELD_NUMBER: _ClassVar[int]
     AFTER_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     FOLLOW_DISABLED_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SECONDS_FIELD_NUMBER: _ClassVar[int]
     job: str
     after_sequence: int
     follow_disabled: bool
-    def __init__(self, job: _Optional[str] = ..., after_sequence: _Optional[int] = ..., follow_disabled: bool = ...) -> None: ...
+    batch_seconds: float
+    def __init__(self, job: _Optional[str] = ..., after_sequence: _Optional[int] = ..., follow_disabled: bool = ..., batch_seconds: _Optional[float] = ...) -> None: ...
 
 class WatchEventsResponse(_message.Message):
     __slots__ = ("events",)
