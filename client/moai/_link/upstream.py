@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import select
 import socket
 import threading
 from collections.abc import Callable
@@ -26,6 +27,8 @@ from moai._version import __version__
 
 _CHUNK = 256 * 1024
 _PROTOCOL = 1
+#: Our own channel dials at once.
+_ACCEPT_S = 60.0
 
 
 class Upstream:
@@ -50,7 +53,11 @@ class Upstream:
 
     def _serve(self) -> None:
         try:
-            self._listener.settimeout(60.0)
+            # Not by accept's own timeout: after the shutdown in ``close`` it would spin until that is over.
+            self._listener.setblocking(False)
+            waiter = select.poll()
+            waiter.register(self._listener, select.POLLIN)
+            waiter.poll(_ACCEPT_S * 1000)
             peer, _ = self._listener.accept()
         except OSError:
             self.close()
@@ -60,7 +67,7 @@ class Upstream:
             _unlink(self._path)
             if self._folder_fd is not None:
                 os.close(self._folder_fd)
-        peer.settimeout(None)
+        peer.setblocking(True)
         self._peer = peer
         threading.Thread(target=self._upload, args=(peer,), name="bridge-up", daemon=True).start()
         try:
