@@ -96,8 +96,9 @@ test-olah: .venv/.done
 	.venv-olah/bin/python $(PIP) -r scripts/olah-requirements.txt
 	touch $@
 
+LONG_WORKER_TESTS := $(addprefix tests/worker/test_,download_process.py train.py environment_step.py)
 test-faults: install
-	MOAI_TEST_SEEDS=20 MOAI_TEST_FLEET=16 .venv/bin/python -m pytest -q -n $(WORKERS) tests/contract tests/e2e tests/worker/test_download_process.py
+	MOAI_TEST_SEEDS=20 MOAI_TEST_FLEET=16 .venv/bin/python -m pytest -q -n $(WORKERS) tests/contract tests/e2e $(LONG_WORKER_TESTS)
 
 # Spoilt inputs at every reader, other ones each time, FUZZ_SECONDS for each; a failure names its number.
 FUZZ_SECONDS ?= 60

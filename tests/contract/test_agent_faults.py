@@ -59,6 +59,7 @@ def check(job, folder, metrics=60, code=37):
     assert oracles.metrics_of(events) == list(range(1, metrics + 1))
 
 
+@pytest.mark.faults
 def test_a1_five_jobs_are_adopted_by_every_next_agent(host, local, tmp_path):
     rounds, gate = (100 if FULL else 6), tmp_path / "gate"
     jobs = [(ticker(host, tmp_path / f"job{n}", 0.5, gate), tmp_path / f"job{n}") for n in range(5)]

@@ -66,6 +66,7 @@ def submit(laptop, *words: str) -> str:
     return ok(laptop.moai("remote", "run", "-d", "--", *words)).strip()
 
 
+@pytest.mark.faults
 def test_an_agent_of_the_last_release_reads_all_writes_or_says_why_and_is_upgraded_under_five_jobs(pair, tmp_path):
     box, old = pair
     ended = submit(old, "sh", "-c", "echo from the old one; exit 7")

@@ -40,6 +40,7 @@ def files(tmp_path_factory, train_python):
     return str(model), news.write_jsonl(str(root / "news.jsonl"), 60)
 
 
+@pytest.mark.faults
 def test_two_containers_train_as_one(boxes, files, train_python):
     a, b, _ = boxes
     model, data = files

@@ -119,6 +119,7 @@ def test_full_training_opens_and_the_dataset_is_self_contained(box, train_python
     assert told.strip() == "['train', 'validation'] 190 10 (64,) torch.int64"
 
 
+@pytest.mark.faults
 def test_a_second_run_skips_what_is_there(box):
     assert train(box, "--max-steps", "2").returncode == 0
     done = train(box, "--max-steps", "2", "--json")
@@ -255,6 +256,7 @@ def test_a_full_model_has_nothing_to_merge(box):
     assert refused.returncode == 2 and "no adapter to merge" in json.loads(refused.stdout)["message"]
 
 
+@pytest.mark.faults
 def test_prompts_have_the_shape_the_job_was_trained_with(box):
     done = train(box, "--max-steps", "2", "--template", "News: {article}\nShort: {highlights}", "--name", "other-shape")
     assert done.returncode == 0, done.stderr.decode()

@@ -163,6 +163,7 @@ def test_a_moreh_torch_is_never_replaced(tmp_path, venv, report, wanted):
     assert version_of(venv, "torch") == MOREH and version_of(venv, "tinypkg") is None
 
 
+@pytest.mark.faults
 def test_an_interpreter_that_works_elsewhere_is_not_used(tmp_path, venv, report):
     """A wrapper that starts another Python: the Moreh torch lies beside it, and its pip cannot see it."""
     inputs = dict(installing(tmp_path, venv, "tinypkg"), torch=MOREH)
