@@ -54,11 +54,11 @@ endif
 	touch $@
 
 test: install test-38 test-hub
-	.venv/bin/python -m pytest -q -n $(WORKERS) -m "not faults and not olah" tests
+	.venv/bin/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not faults and not olah" tests
 
 test-38:
 ifneq ($(PYTHON38),)
-	.venv-38/bin/python -m pytest -q -n $(WORKERS) -m "not faults and not olah" tests/agent tests/worker
+	.venv-38/bin/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not faults and not olah" tests/agent tests/worker
 endif
 
 # The files that need huggingface_hub itself, under 2.x, 1.x (Python 3.9) and 0.36 (Python 3.8).
@@ -98,7 +98,7 @@ test-olah: .venv/.done
 
 LONG_WORKER_TESTS := $(addprefix tests/worker/test_,download_process.py train.py environment_step.py)
 test-faults: install
-	MOAI_TEST_SEEDS=20 MOAI_TEST_FLEET=16 .venv/bin/python -m pytest -q -n $(WORKERS) tests/contract tests/e2e $(LONG_WORKER_TESTS)
+	MOAI_TEST_SEEDS=20 MOAI_TEST_FLEET=16 .venv/bin/python -m pytest -q -n $(WORKERS) --dist loadfile tests/contract tests/e2e $(LONG_WORKER_TESTS)
 
 # Spoilt inputs at every reader, other ones each time, FUZZ_SECONDS for each; a failure names its number.
 FUZZ_SECONDS ?= 60

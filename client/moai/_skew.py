@@ -30,6 +30,8 @@ MAY_BE_DROPPED: dict[str, str] = {
     "PlanDownloadRequest": "proxy work output",
     "DownloadModelRequest": "streams",
     "EstimateTrainingRequest": "proxy",
+    # Without it events come as they happen.
+    "WatchEventsRequest": "batch_seconds",
 }
 
 _SINCE = {

@@ -372,6 +372,8 @@ def test_the_agent_is_adopted_by_a_new_one_in_a_hundred_kills(host, local, tmp_p
     folder.mkdir()
     rounds = 100 if os.environ.get("MOAI_TEST_SEEDS") else 12
     job = host.run(["python3", TICKER, str(folder), "3000", "300", "0", str(rounds * 0.25)])
+    # A supervisor that is just being started still has the name of what starts it, and must not be hit.
+    wait_until(lambda: (folder / "spawned").exists(), "the command to run", 30.0)
     for _ in range(rounds):
         if job.refresh().ended:
             break
