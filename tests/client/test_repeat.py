@@ -37,8 +37,8 @@ def training():
 
 
 def plan_of(tmp_path, spec, job="one"):
-    place = plans.Place(str(tmp_path / job), "/m/main.py", "/usr/bin/python3", "/work", "/work/hf", "https://hub", "/home/u")
-    output = "/work/runs/model-" + job
+    place = plans.Place(str(tmp_path / job), "/m/main.py", "/usr/bin/python3", "/data", "/data/hf", "https://hub", "/home/u")
+    output = "/data/runs/model-" + job
     return {"steps": plans.train_steps(place, spec, output), "output": output}
 
 
