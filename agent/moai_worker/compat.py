@@ -95,8 +95,8 @@ def process_rank() -> int:
     return int(os.environ.get("RANK") or 0)
 
 
-def is_launched() -> bool:
-    """Whether torchrun started this process."""
+def has_launcher() -> bool:
+    """Whether a launcher started this process: ours (``launch.is_launched``) or the user's own torchrun."""
     return bool(os.environ.get("WORLD_SIZE"))
 
 

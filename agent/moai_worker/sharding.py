@@ -33,7 +33,7 @@ def is_sharded(wanted: str, method: str, model: str, config: Dict[str, Any], dev
         wanted: one of ``CHOICES``. method: full or lora. model: the folder with the weights. config: its
             config.json. device: ``"cpu"`` = no accelerator.
     """
-    if not compat.is_launched() or compat.has_moreh() or not compat.accelerator_available(device):
+    if not compat.has_launcher() or compat.has_moreh() or not compat.accelerator_available(device):
         if wanted == "fsdp":
             report.message("There are no CUDA devices to spread the model over; sharding=fsdp is left out.", level="warning")
         return False
