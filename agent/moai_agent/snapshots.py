@@ -35,16 +35,25 @@ class Snapshots:
         self.manifest = self._manifest(snapshot)
         return self
 
-    def plan(self, files: Sequence[Any]) -> Tuple[str, List[str]]:
+    def plan(self, files: Sequence[Any], base: str = "", gone: Sequence[str] = ()) -> Tuple[str, List[str]]:
         """Register files (path, sha256, size_bytes, executable); (id, digests that are missing).
 
-        Raises AgentError: USAGE for a hostile or impossible list.
+        Args:
+            base: a snapshot that has all other files. gone: paths of it that are left out.
+
+        The id is ``""`` when base is not (or no longer) here as it was registered. Raises AgentError: USAGE
+        for a hostile or impossible list.
         """
-        if len(files) > MAX_FILES:
-            raise AgentError(
-                "USAGE", "%d files are more than the %d of a snapshot" % (len(files), MAX_FILES), "list data in .gitignore"
-            )
-        entries: List[Dict[str, Any]] = []
+        entries: Dict[str, Dict[str, Any]] = {}
+        if base:
+            known = self._registered(base)
+            if known is None:
+                return "", []
+            entries = {entry["path"]: entry for entry in known}
+            for path in gone:
+                entries.pop(path, None)
+        if max(len(files), len(entries)) > MAX_FILES:
+            raise _too_many(max(len(files), len(entries)))
         seen = set()
         for file in files:
             _check_path(file.path)
@@ -53,16 +62,27 @@ class Snapshots:
             if file.path in seen:
                 raise AgentError("USAGE", "%s is listed twice" % file.path, "list each file once")
             seen.add(file.path)
-            entries.append({"path": file.path, "sha256": file.sha256, "size": file.size_bytes, "executable": file.executable})
-        raw = json.dumps(sorted(entries, key=lambda e: e["path"]), sort_keys=True).encode("utf-8")
+            entries[file.path] = {"path": file.path, "sha256": file.sha256, "size": file.size_bytes, "executable": file.executable}
+        if len(entries) > MAX_FILES:
+            raise _too_many(len(entries))
+        raw = json.dumps([entries[path] for path in sorted(entries)], sort_keys=True).encode("utf-8")
         snapshot = hashlib.sha256(raw).hexdigest()[:32]
         path = self._manifest(snapshot)
         if not os.path.exists(path):
             jobdir.make_private(os.path.dirname(path))
             jobdir.write_atomic(path, raw)
         os.utime(path)  # Used now: moai_agent.expiry clears away what was not for long.
-        missing = sorted({e["sha256"] for e in entries if not self._has(e["sha256"], e["size"])})
+        missing = sorted({e["sha256"] for e in entries.values() if not self._has(e["sha256"], e["size"])})
         return snapshot, missing
+
+    def _registered(self, snapshot: str) -> Any:
+        """Entries of a snapshot that is here unaltered (its id is the digest of its manifest), else None."""
+        try:
+            with open(self._manifest(snapshot), "rb") as source:
+                raw = source.read()
+        except OSError:
+            return None
+        return json.loads(raw.decode("utf-8")) if hashlib.sha256(raw).hexdigest()[:32] == snapshot else None
 
     def missing_of(self, snapshot: str) -> int:
         """How many contents of a registered snapshot are not there. Raises FILE_NOT_FOUND."""
@@ -99,6 +119,10 @@ class Snapshots:
             return os.path.getsize(self._content(sha256)) == size
         except OSError:
             return False
+
+
+def _too_many(count: int) -> AgentError:
+    return AgentError("USAGE", "%d files are more than the %d of a snapshot" % (count, MAX_FILES), "list data in .gitignore")
 
 
 def _check_path(path: str) -> None:

@@ -181,9 +181,7 @@ def move_snapshot(source: Host, target: Host, plan: dict[str, Any], options: job
     if inputs is None:
         raise MoaiError("FILE_NOT_FOUND", f"{source.name} does not say where the job's code lies", "submit it anew with --sync")
     entries = json.loads(source.read(inputs["manifest"]))
-    files = [
-        file_pb2.SnapshotFile(path=e["path"], sha256=e["sha256"], size_bytes=e["size"], executable=e["executable"]) for e in entries
-    ]
+    files = [_snapshot.File(e["path"], e["sha256"], e["size"], e["executable"]) for e in entries]
 
     def contents(digests: list[str], work: str) -> Iterator[file_pb2.PutContentsRequest]:
         for digest in digests:

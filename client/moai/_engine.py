@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moai_proto.v1 import dataset_pb2, dataset_pb2_grpc, file_pb2
+from moai_proto.v1 import dataset_pb2, dataset_pb2_grpc
 
 from moai import _paths, _snapshot
 from moai._bootstrap import lockfile, wheels
@@ -103,6 +103,6 @@ def _send(host: Host, wanted: str, facts: dict[str, str], work: str) -> str:
     for path, data in sorted(files.items()):
         digest = hashlib.sha256(data).hexdigest()
         sources[digest] = data
-        entries.append(file_pb2.SnapshotFile(path=path, sha256=digest, size_bytes=len(data)))
+        entries.append(_snapshot.File(path, digest, len(data)))
     code = _snapshot.Code(folder, "", tuple(entries), sources, sum(map(len, files.values())), ())
     return _snapshot.send(host.session, code, work or host.config.work)

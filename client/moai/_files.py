@@ -95,7 +95,8 @@ def _pull(
     newest = newest_checkpoint(everything) if only == "checkpoint" else ""
     entries = [e for e in everything if _is_wanted(e.path, only, newest)]
     if left_out is not None:
-        left_out[:] = [e for e in everything if e not in entries]
+        taken = {e.path for e in entries}
+        left_out[:] = [e for e in everything if e.path not in taken]
     if not entries:
         raise MoaiError("FILE_NOT_FOUND", f"nothing in {root} fits {only!r}" if only else f"{root} holds no file", "check the path, or --only")
     if only:

@@ -7,6 +7,7 @@ it; a request that sets one is sent only to an agent that speaks it. Reads that 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,8 @@ MAY_BE_DROPPED: dict[str, str] = {
     "PlanDownloadRequest": "proxy work output",
     "DownloadModelRequest": "streams",
     "EstimateTrainingRequest": "proxy",
+    # The answer says whether the difference was understood; all files are sent where it was not.
+    "PlanSnapshotRequest": "base gone",
     # Without it events come as they happen.
     "WatchEventsRequest": "batch_seconds",
 }
@@ -40,6 +43,22 @@ _SINCE = {
     for protocol, fields in versions.items()
     for field in fields.split()
 }
+
+
+@functools.cache
+def _has_newer(descriptor: Any) -> bool:
+    """Whether a message of this type, or one inside it, can hold a newer field; thousands of files cannot."""
+    return _reaches(descriptor, set())
+
+
+def _reaches(descriptor: Any, seen: set[str]) -> bool:
+    if descriptor.full_name in seen:
+        return False
+    seen.add(descriptor.full_name)
+    return any(
+        (descriptor.name, field.name) in _SINCE or (field.message_type is not None and _reaches(field.message_type, seen))
+        for field in descriptor.fields
+    )
 
 
 def needed(request: Any) -> tuple[int, list[str]]:
@@ -53,7 +72,7 @@ def needed(request: Any) -> tuple[int, list[str]]:
             if since > 1:
                 protocol = max(protocol, since)
                 names.append(field.name)
-            if field.message_type is not None and not field.message_type.GetOptions().map_entry:
+            if field.message_type is not None and not field.message_type.GetOptions().map_entry and _has_newer(field.message_type):
                 stack += [value] if hasattr(value, "ListFields") else list(value)
     return protocol, names
 

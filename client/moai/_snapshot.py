@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from moai_proto.v1 import file_pb2, file_pb2_grpc
 
-from moai import _digests, _files
+from moai import _bases, _digests, _files
 from moai._errors import MoaiError
 
 if TYPE_CHECKING:
@@ -36,9 +36,18 @@ _GIT_S = 60.0
 _RETRIES = 3
 
 
+class File(NamedTuple):
+    """A file of a snapshot; a plain tuple, because there are thousands and most have not changed."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+    executable: bool = False
+
+
 @dataclass(frozen=True)
 class Code:
-    """A folder as it is now: files (path, digest, size, executable), where each content lies, and sizes.
+    """A folder as it is now: files sorted by path, where each content lies, and sizes.
 
     ``root`` is the repository's top (else the folder itself), ``inside`` the folder below it that was
     named. ``left_out`` are names that were not taken: links, devices, secrets.
@@ -46,7 +55,7 @@ class Code:
 
     root: Path
     inside: str
-    files: tuple[file_pb2.SnapshotFile, ...]
+    files: tuple[File, ...]
     sources: dict[str, str | bytes]
     size_bytes: int
     left_out: tuple[str, ...]
@@ -60,7 +69,7 @@ def collect(folder: Path) -> Code:
     top = _git(folder, "rev-parse", "--show-toplevel")
     root = Path(os.fsdecode(top.rstrip(b"\n"))) if top else folder
     inside = folder.relative_to(root).as_posix() if folder != root else ""
-    files: dict[str, file_pb2.SnapshotFile] = {}
+    files: dict[str, File] = {}
     sources: dict[str, str | bytes] = {}
     left_out: list[str] = []
     total = 0
@@ -86,9 +95,7 @@ def collect(folder: Path) -> Code:
             total += facts.st_size
             _check(root, relative, facts.st_size, total, len(files))
             digest = digests.of(relative, path, facts)
-            files[relative] = file_pb2.SnapshotFile(
-                path=relative, sha256=digest, size_bytes=facts.st_size, executable=bool(facts.st_mode & stat.S_IXUSR)
-            )
+            files[relative] = File(relative, digest, facts.st_size, bool(facts.st_mode & stat.S_IXUSR))
             sources[digest] = path
         digests.save()
     if not files:
@@ -96,7 +103,7 @@ def collect(folder: Path) -> Code:
     if record is not None:
         for name, content in record.result():
             digest = hashlib.sha256(content).hexdigest()
-            files[name] = file_pb2.SnapshotFile(path=name, sha256=digest, size_bytes=len(content))
+            files[name] = File(name, digest, len(content))
             sources[digest] = content
             total += len(content)
     return Code(root, inside, tuple(files[name] for name in sorted(files)), sources, total, tuple(left_out))
@@ -113,8 +120,9 @@ class Sent:
 def send(session: Session, code: Code, work: str) -> str:
     """Register it on the container and send what is missing there; its id. Raises MoaiError.
 
-    Says first how much that is when it is much. A file that changes while it is read is refused there by
-    its digest (DOWNLOAD_CORRUPT).
+    Says first how much that is when it is much. Where the last snapshot of this folder is remembered, only
+    the difference is told. A file that changes while it is read is refused there by its digest
+    (DOWNLOAD_CORRUPT).
     """
 
     def contents(digests: list[str], work: str) -> Iterator[file_pb2.PutContentsRequest]:
@@ -122,25 +130,29 @@ def send(session: Session, code: Code, work: str) -> str:
             source = code.sources[digest]
             yield from pieces(digest, Path(source).read_bytes() if isinstance(source, str) else source, work)
 
-    return send_files(session, code.files, contents, work, str(code.root), lambda missing: _warn(session, code, missing)).id
+    base = _bases.Base(session.host.name, work, code.root)
+    sent = send_files(session, code.files, contents, work, str(code.root), lambda missing: _warn(session, code, missing), base)
+    base.save(sent.id, code.files)
+    return sent.id
 
 
 def send_files(
     session: Session,
-    files: Sequence[file_pb2.SnapshotFile],
+    files: Sequence[File],
     contents: Callable[[list[str], str], Iterator[file_pb2.PutContentsRequest]],
     work: str,
     what: str,
     before: Callable[[list[str]], None] | None = None,
+    base: _bases.Base | None = None,
 ) -> Sent:
     """Register files and send what is missing.
 
     Args:
         contents: the pieces of the digests it is given. what: whose files, for an error.
         before: told the digests that are missing, before the first is sent.
+        base: what was registered before, so that only the difference has to be told.
     """
-    request = file_pb2.PlanSnapshotRequest(files=files, work=work)
-    answer = session.call(file_pb2_grpc.FileServiceStub, "PlanSnapshot", request, timeout_s=120.0)
+    answer = _register(session, files, work, base)
     travelled = tuple(answer.missing)
     if travelled and before is not None:
         before(list(travelled))
@@ -154,10 +166,28 @@ def send_files(
             )
         if stored.count == len(missing):
             return Sent(str(answer.id), travelled)  # Each was compared with its digest there.
-        answer = session.call(file_pb2_grpc.FileServiceStub, "PlanSnapshot", request, timeout_s=120.0)
+        answer = _register(session, files, work, None)
     if answer.missing:
         raise MoaiError("DOWNLOAD_CORRUPT", f"{len(answer.missing)} files of {what} did not arrive", "submit again")
     return Sent(str(answer.id), travelled)
+
+
+def _register(session: Session, files: Sequence[File], work: str, base: _bases.Base | None) -> file_pb2.PlanSnapshotResponse:
+    """PlanSnapshot: the difference to ``base`` where that is known there, else all files."""
+    if base is not None and base.id:
+        changed, gone = base.difference(files)
+        answer = _plan(session, changed, file_pb2.PlanSnapshotRequest(work=work, base=base.id, gone=gone))
+        # An agent that does not know the field takes the difference for all files, and does not name the base.
+        if answer.id and answer.base == base.id:
+            return answer
+    return _plan(session, files, file_pb2.PlanSnapshotRequest(work=work))
+
+
+def _plan(session: Session, files: Sequence[File], request: file_pb2.PlanSnapshotRequest) -> file_pb2.PlanSnapshotResponse:
+    for file in files:
+        request.files.add(path=file.path, sha256=file.sha256, size_bytes=file.size_bytes, executable=file.executable)
+    answer: file_pb2.PlanSnapshotResponse = session.call(file_pb2_grpc.FileServiceStub, "PlanSnapshot", request, timeout_s=120.0)
+    return answer
 
 
 def pieces(digest: str, content: bytes, work: str) -> Iterator[file_pb2.PutContentsRequest]:

@@ -1,6 +1,7 @@
 """Which files of the laptop are code: git's rules, inside and outside a repository; nothing secret."""
 
 import subprocess
+import types
 
 import moai
 import pytest
@@ -108,13 +109,15 @@ def test_an_empty_folder_is_said(tmp_path):
         _snapshot.collect(tmp_path)
 
 
-def test_much_code_is_said_before_it_is_sent_with_its_largest_files(repository, monkeypatch):
+def test_much_code_is_said_before_it_is_sent_with_its_largest_files(repository, monkeypatch, tmp_path_factory):
     from moai_proto.v1 import file_pb2
 
     said = []
 
     class Session:
         """A container that has one of the files."""
+
+        host = types.SimpleNamespace(name="box")
 
         def call(self, stub, method, request, timeout_s):
             missing = [] if said and said[-1] == "sent" else [f.sha256 for f in request.files if f.path != "new_py"]
@@ -127,6 +130,7 @@ def test_much_code_is_said_before_it_is_sent_with_its_largest_files(repository, 
         def say(self, text):
             said.append(text)
 
+    monkeypatch.setenv("MOAI_CACHE", str(tmp_path_factory.mktemp("cache")))
     code = _snapshot.collect(repository)
     _snapshot.send(Session(), code, "")
     assert said == ["sent"]
@@ -167,3 +171,87 @@ def test_only_what_changed_is_read_again_and_a_fresh_change_is_never_missed(tmp_
         assert read == ["other"]
     next((tmp_path / "cache" / "digests").iterdir()).write_text("{broken")
     assert _snapshot.collect(folder).files
+
+
+class Container:
+    """A container that remembers snapshots; an old one knows nothing of differences."""
+
+    def __init__(self, is_old=False):
+        self.host = types.SimpleNamespace(name="box")
+        self.snapshots, self.told, self.is_old = {}, [], is_old
+
+    def call(self, stub, method, request, timeout_s):
+        from moai_proto.v1 import file_pb2
+
+        self.told.append([file.path for file in request.files])
+        base = "" if self.is_old else request.base
+        if base and base not in self.snapshots:
+            return file_pb2.PlanSnapshotResponse()
+        entries = {path: entry for path, entry in self.snapshots.get(base, {}).items() if path not in request.gone}
+        entries.update((file.path, (file.sha256, file.executable)) for file in request.files)
+        name = f"{len(self.snapshots):032x}"
+        self.snapshots[name] = entries
+        return file_pb2.PlanSnapshotResponse(id=name, base=base)
+
+
+@pytest.fixture
+def code(tmp_path, monkeypatch):
+    """A folder of three files beside a cache of its own."""
+    monkeypatch.setenv("MOAI_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "code"
+    write(folder, a="1", b="2", c="3")
+    return folder
+
+
+def sent(container, folder):
+    """Send the folder; (paths that were told, snapshot as the container has it)."""
+    container.told.clear()
+    name = _snapshot.send(container, _snapshot.collect(folder), "")
+    return container.told[:], container.snapshots[name]
+
+
+def test_the_second_time_only_the_difference_is_told(code):
+    container = Container()
+    assert sent(container, code)[0] == [["a", "b", "c"]]
+    (code / "b").write_text("other")
+    (code / "a").chmod(0o755)
+    (code / "c").unlink()
+    write(code, d="4")
+    told, kept = sent(container, code)
+    assert told == [["a", "b", "d"]]
+    assert kept == {file.path: (file.sha256, file.executable) for file in _snapshot.collect(code).files}
+    assert sent(container, code)[0] == [[]]
+
+
+def test_a_base_that_the_container_has_not_costs_one_more_question(code):
+    sent(Container(), code)
+    other = Container()
+    (code / "b").write_text("other")
+    told, kept = sent(other, code)
+    assert told == [["b"], ["a", "b", "c"]] and sorted(kept) == ["a", "b", "c"]
+
+
+def test_an_agent_that_knows_no_differences_is_told_all(code):
+    container = Container(is_old=True)
+    sent(container, code)
+    (code / "b").write_text("other")
+    told, kept = sent(container, code)
+    assert told == [["b"], ["a", "b", "c"]] and sorted(kept) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("broken", [b"", b"\0", b"\xff\0\0nothing", b"0" * 32])
+def test_a_remembered_base_that_is_broken_is_no_base_or_one_that_the_container_refuses(code, broken):
+    container = Container()
+    sent(container, code)
+    (base,) = (code.parent / "cache" / "digests").glob("*.base")
+    base.write_bytes(broken)
+    (code / "b").write_text("other")
+    assert sorted(sent(container, code)[1]) == ["a", "b", "c"]
+
+
+def test_a_host_or_work_folder_of_another_name_has_its_own_base(code):
+    container, other = Container(), Container()
+    other.host.name = "other"
+    sent(container, code)
+    assert sent(other, code)[0] == [["a", "b", "c"]]
+    assert _snapshot.send(container, _snapshot.collect(code), "/elsewhere") and container.told[-1] == ["a", "b", "c"]

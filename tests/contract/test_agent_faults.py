@@ -130,6 +130,7 @@ def test_a5_supervisor_and_agent_killed_together_are_unknown_never_success(host,
 def test_a7_an_agent_without_descriptors_left_recovers_and_its_jobs_go_on(host, local, tmp_path):
     gate = tmp_path / "gate"
     job = ticker(host, tmp_path / "job", 0.2, gate)
+    wait_until(lambda: len(agents(local)) == 1, "the process that started the agent to go")
     (pid,) = agents(local)
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     address, _ = ensure_local(lambda text: None)

@@ -168,9 +168,9 @@ class FileServicer(file_pb2_grpc.FileServiceServicer):
         loop = asyncio.get_running_loop()
         with _disk_errors("the snapshot"):
             snapshot, missing = await loop.run_in_executor(
-                None, lambda: self._snapshots(request.work).plan(request.files)
+                None, lambda: self._snapshots(request.work).plan(request.files, request.base, request.gone)
             )
-        return file_pb2.PlanSnapshotResponse(id=snapshot, missing=missing)
+        return file_pb2.PlanSnapshotResponse(id=snapshot, missing=missing, base=request.base if snapshot else "")
 
     async def PutContents(
         self, request_iterator: AsyncIterator[file_pb2.PutContentsRequest], context: Any

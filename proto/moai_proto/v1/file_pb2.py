@@ -15,7 +15,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18moai_proto/v1/file.proto\x12\rmoai_proto.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"K\n\tFileEntry\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x0c\n\x04mode\x18\x04 \x01(\x05\":\n\x13\x43ompareFilesRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x15\n\rdigest_wanted\x18\x02 \x01(\x08\"^\n\x14\x43ompareFilesResponse\x12\x0c\n\x04root\x18\x01 \x01(\t\x12\x0f\n\x07is_file\x18\x02 \x01(\x08\x12\'\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x18.moai_proto.v1.FileEntry\"m\n\x0fPutFilesRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12\x0c\n\x04mode\x18\x06 \x01(\x05\" \n\x10PutFilesResponse\x12\x0c\n\x04path\x18\x01 \x01(\t\"/\n\x0fGetFilesRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\" \n\x10GetFilesResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"T\n\x0cSnapshotFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x12\n\nexecutable\x18\x04 \x01(\x08\"O\n\x13PlanSnapshotRequest\x12*\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x1b.moai_proto.v1.SnapshotFile\x12\x0c\n\x04work\x18\x02 \x01(\t\"3\n\x14PlanSnapshotResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07missing\x18\x02 \x03(\t\"N\n\x12PutContentsRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0c\n\x04last\x18\x03 \x01(\x08\x12\x0c\n\x04work\x18\x04 \x01(\t\"$\n\x13PutContentsResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x05\"\xc4\x01\n\nStoredItem\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0b\n\x03job\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12\x12\n\nfile_count\x18\x06 \x01(\x03\x12/\n\x0b\x63hange_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07partial\x18\x08 \x01(\x08\x12\x14\n\x0ckept_because\x18\t \x01(\t\"B\n\tDiskMount\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nfree_bytes\x18\x02 \x01(\x03\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x03\"N\n\x10\x44iskUsageRequest\x12\x0c\n\x04work\x18\x01 \x01(\t\x12\x15\n\rlimit_seconds\x18\x02 \x01(\x01\x12\x15\n\rlimit_entries\x18\x03 \x01(\x03\"x\n\x11\x44iskUsageResponse\x12(\n\x05items\x18\x01 \x03(\x0b\x32\x19.moai_proto.v1.StoredItem\x12(\n\x06mounts\x18\x02 \x03(\x0b\x32\x18.moai_proto.v1.DiskMount\x12\x0f\n\x07stopped\x18\x03 \x01(\t\"\xd6\x01\n\x11\x43leanFilesRequest\x12\x0c\n\x04work\x18\x01 \x01(\t\x12\x15\n\rolder_seconds\x18\x02 \x01(\x01\x12\x1a\n\x12\x63heckpoints_wanted\x18\x03 \x01(\x08\x12\x18\n\x10keep_checkpoints\x18\x04 \x01(\x05\x12\x13\n\x0blogs_wanted\x18\x05 \x01(\x08\x12\x13\n\x0bresults_job\x18\x06 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x07 \x01(\x08\x12\r\n\x05owner\x18\x08 \x01(\t\x12\r\n\x05\x66orce\x18\t \x01(\x08\x12\r\n\x05paths\x18\n \x03(\t\"g\n\x12\x43leanFilesResponse\x12(\n\x05items\x18\x01 \x03(\x0b\x32\x19.moai_proto.v1.StoredItem\x12\'\n\x04kept\x18\x02 \x03(\x0b\x32\x19.moai_proto.v1.StoredItem2\xd8\x04\n\x0b\x46ileService\x12W\n\x0c\x43ompareFiles\x12\".moai_proto.v1.CompareFilesRequest\x1a#.moai_proto.v1.CompareFilesResponse\x12M\n\x08PutFiles\x12\x1e.moai_proto.v1.PutFilesRequest\x1a\x1f.moai_proto.v1.PutFilesResponse(\x01\x12M\n\x08GetFiles\x12\x1e.moai_proto.v1.GetFilesRequest\x1a\x1f.moai_proto.v1.GetFilesResponse0\x01\x12W\n\x0cPlanSnapshot\x12\".moai_proto.v1.PlanSnapshotRequest\x1a#.moai_proto.v1.PlanSnapshotResponse\x12V\n\x0bPutContents\x12!.moai_proto.v1.PutContentsRequest\x1a\".moai_proto.v1.PutContentsResponse(\x01\x12N\n\tDiskUsage\x12\x1f.moai_proto.v1.DiskUsageRequest\x1a .moai_proto.v1.DiskUsageResponse\x12Q\n\nCleanFiles\x12 .moai_proto.v1.CleanFilesRequest\x1a!.moai_proto.v1.CleanFilesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18moai_proto/v1/file.proto\x12\rmoai_proto.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"K\n\tFileEntry\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x0c\n\x04mode\x18\x04 \x01(\x05\":\n\x13\x43ompareFilesRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x15\n\rdigest_wanted\x18\x02 \x01(\x08\"^\n\x14\x43ompareFilesResponse\x12\x0c\n\x04root\x18\x01 \x01(\t\x12\x0f\n\x07is_file\x18\x02 \x01(\x08\x12\'\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x18.moai_proto.v1.FileEntry\"m\n\x0fPutFilesRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12\x0c\n\x04mode\x18\x06 \x01(\x05\" \n\x10PutFilesResponse\x12\x0c\n\x04path\x18\x01 \x01(\t\"/\n\x0fGetFilesRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\" \n\x10GetFilesResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"T\n\x0cSnapshotFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x12\n\nexecutable\x18\x04 \x01(\x08\"k\n\x13PlanSnapshotRequest\x12*\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x1b.moai_proto.v1.SnapshotFile\x12\x0c\n\x04work\x18\x02 \x01(\t\x12\x0c\n\x04\x62\x61se\x18\x03 \x01(\t\x12\x0c\n\x04gone\x18\x04 \x03(\t\"A\n\x14PlanSnapshotResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07missing\x18\x02 \x03(\t\x12\x0c\n\x04\x62\x61se\x18\x03 \x01(\t\"N\n\x12PutContentsRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0c\n\x04last\x18\x03 \x01(\x08\x12\x0c\n\x04work\x18\x04 \x01(\t\"$\n\x13PutContentsResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x05\"\xc4\x01\n\nStoredItem\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0b\n\x03job\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12\x12\n\nfile_count\x18\x06 \x01(\x03\x12/\n\x0b\x63hange_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07partial\x18\x08 \x01(\x08\x12\x14\n\x0ckept_because\x18\t \x01(\t\"B\n\tDiskMount\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nfree_bytes\x18\x02 \x01(\x03\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x03\"N\n\x10\x44iskUsageRequest\x12\x0c\n\x04work\x18\x01 \x01(\t\x12\x15\n\rlimit_seconds\x18\x02 \x01(\x01\x12\x15\n\rlimit_entries\x18\x03 \x01(\x03\"x\n\x11\x44iskUsageResponse\x12(\n\x05items\x18\x01 \x03(\x0b\x32\x19.moai_proto.v1.StoredItem\x12(\n\x06mounts\x18\x02 \x03(\x0b\x32\x18.moai_proto.v1.DiskMount\x12\x0f\n\x07stopped\x18\x03 \x01(\t\"\xd6\x01\n\x11\x43leanFilesRequest\x12\x0c\n\x04work\x18\x01 \x01(\t\x12\x15\n\rolder_seconds\x18\x02 \x01(\x01\x12\x1a\n\x12\x63heckpoints_wanted\x18\x03 \x01(\x08\x12\x18\n\x10keep_checkpoints\x18\x04 \x01(\x05\x12\x13\n\x0blogs_wanted\x18\x05 \x01(\x08\x12\x13\n\x0bresults_job\x18\x06 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x07 \x01(\x08\x12\r\n\x05owner\x18\x08 \x01(\t\x12\r\n\x05\x66orce\x18\t \x01(\x08\x12\r\n\x05paths\x18\n \x03(\t\"g\n\x12\x43leanFilesResponse\x12(\n\x05items\x18\x01 \x03(\x0b\x32\x19.moai_proto.v1.StoredItem\x12\'\n\x04kept\x18\x02 \x03(\x0b\x32\x19.moai_proto.v1.StoredItem2\xd8\x04\n\x0b\x46ileService\x12W\n\x0c\x43ompareFiles\x12\".moai_proto.v1.CompareFilesRequest\x1a#.moai_proto.v1.CompareFilesResponse\x12M\n\x08PutFiles\x12\x1e.moai_proto.v1.PutFilesRequest\x1a\x1f.moai_proto.v1.PutFilesResponse(\x01\x12M\n\x08GetFiles\x12\x1e.moai_proto.v1.GetFilesRequest\x1a\x1f.moai_proto.v1.GetFilesResponse0\x01\x12W\n\x0cPlanSnapshot\x12\".moai_proto.v1.PlanSnapshotRequest\x1a#.moai_proto.v1.PlanSnapshotResponse\x12V\n\x0bPutContents\x12!.moai_proto.v1.PutContentsRequest\x1a\".moai_proto.v1.PutContentsResponse(\x01\x12N\n\tDiskUsage\x12\x1f.moai_proto.v1.DiskUsageRequest\x1a .moai_proto.v1.DiskUsageResponse\x12Q\n\nCleanFiles\x12 .moai_proto.v1.CleanFilesRequest\x1a!.moai_proto.v1.CleanFilesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,25 +39,25 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_SNAPSHOTFILE']._serialized_start=537
   _globals['_SNAPSHOTFILE']._serialized_end=621
   _globals['_PLANSNAPSHOTREQUEST']._serialized_start=623
-  _globals['_PLANSNAPSHOTREQUEST']._serialized_end=702
-  _globals['_PLANSNAPSHOTRESPONSE']._serialized_start=704
-  _globals['_PLANSNAPSHOTRESPONSE']._serialized_end=755
-  _globals['_PUTCONTENTSREQUEST']._serialized_start=757
-  _globals['_PUTCONTENTSREQUEST']._serialized_end=835
-  _globals['_PUTCONTENTSRESPONSE']._serialized_start=837
-  _globals['_PUTCONTENTSRESPONSE']._serialized_end=873
-  _globals['_STOREDITEM']._serialized_start=876
-  _globals['_STOREDITEM']._serialized_end=1072
-  _globals['_DISKMOUNT']._serialized_start=1074
-  _globals['_DISKMOUNT']._serialized_end=1140
-  _globals['_DISKUSAGEREQUEST']._serialized_start=1142
-  _globals['_DISKUSAGEREQUEST']._serialized_end=1220
-  _globals['_DISKUSAGERESPONSE']._serialized_start=1222
-  _globals['_DISKUSAGERESPONSE']._serialized_end=1342
-  _globals['_CLEANFILESREQUEST']._serialized_start=1345
-  _globals['_CLEANFILESREQUEST']._serialized_end=1559
-  _globals['_CLEANFILESRESPONSE']._serialized_start=1561
-  _globals['_CLEANFILESRESPONSE']._serialized_end=1664
-  _globals['_FILESERVICE']._serialized_start=1667
-  _globals['_FILESERVICE']._serialized_end=2267
+  _globals['_PLANSNAPSHOTREQUEST']._serialized_end=730
+  _globals['_PLANSNAPSHOTRESPONSE']._serialized_start=732
+  _globals['_PLANSNAPSHOTRESPONSE']._serialized_end=797
+  _globals['_PUTCONTENTSREQUEST']._serialized_start=799
+  _globals['_PUTCONTENTSREQUEST']._serialized_end=877
+  _globals['_PUTCONTENTSRESPONSE']._serialized_start=879
+  _globals['_PUTCONTENTSRESPONSE']._serialized_end=915
+  _globals['_STOREDITEM']._serialized_start=918
+  _globals['_STOREDITEM']._serialized_end=1114
+  _globals['_DISKMOUNT']._serialized_start=1116
+  _globals['_DISKMOUNT']._serialized_end=1182
+  _globals['_DISKUSAGEREQUEST']._serialized_start=1184
+  _globals['_DISKUSAGEREQUEST']._serialized_end=1262
+  _globals['_DISKUSAGERESPONSE']._serialized_start=1264
+  _globals['_DISKUSAGERESPONSE']._serialized_end=1384
+  _globals['_CLEANFILESREQUEST']._serialized_start=1387
+  _globals['_CLEANFILESREQUEST']._serialized_end=1601
+  _globals['_CLEANFILESRESPONSE']._serialized_start=1603
+  _globals['_CLEANFILESRESPONSE']._serialized_end=1706
+  _globals['_FILESERVICE']._serialized_start=1709
+  _globals['_FILESERVICE']._serialized_end=2309
 # @@protoc_insertion_point(module_scope)

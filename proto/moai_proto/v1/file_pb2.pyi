@@ -85,20 +85,26 @@ class SnapshotFile(_message.Message):
     def __init__(self, path: _Optional[str] = ..., sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ..., executable: bool = ...) -> None: ...
 
 class PlanSnapshotRequest(_message.Message):
-    __slots__ = ("files", "work")
+    __slots__ = ("files", "work", "base", "gone")
     FILES_FIELD_NUMBER: _ClassVar[int]
     WORK_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    GONE_FIELD_NUMBER: _ClassVar[int]
     files: _containers.RepeatedCompositeFieldContainer[SnapshotFile]
     work: str
-    def __init__(self, files: _Optional[_Iterable[_Union[SnapshotFile, _Mapping]]] = ..., work: _Optional[str] = ...) -> None: ...
+    base: str
+    gone: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, files: _Optional[_Iterable[_Union[SnapshotFile, _Mapping]]] = ..., work: _Optional[str] = ..., base: _Optional[str] = ..., gone: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PlanSnapshotResponse(_message.Message):
-    __slots__ = ("id", "missing")
+    __slots__ = ("id", "missing", "base")
     ID_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
     id: str
     missing: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, id: _Optional[str] = ..., missing: _Optional[_Iterable[str]] = ...) -> None: ...
+    base: str
+    def __init__(self, id: _Optional[str] = ..., missing: _Optional[_Iterable[str]] = ..., base: _Optional[str] = ...) -> None: ...
 
 class PutContentsRequest(_message.Message):
     __slots__ = ("sha256", "data", "last", "work")
