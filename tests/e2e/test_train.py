@@ -54,6 +54,23 @@ def train(box, *words, method="lora", **more):
     return box.moai("remote", "train", *common, *words, **more)
 
 
+@pytest.fixture(scope="module")
+def first(box):
+    """Events of a LoRA training from an empty home, the job named "first"."""
+    more = ("--set", "eval_steps=5", "--trust-remote-code", "--name", "first", "--json")
+    done = train(box, "--max-steps", "10", *more)
+    assert done.returncode == 0, done.stderr.decode()
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def full(box, first):
+    """Id of a full training."""
+    job = train(box, "--max-steps", "3", "--detach", method="full").stdout.decode().strip()
+    assert box.moai("remote", "wait", job, "--timeout", "3m").returncode == 0, box.moai("remote", "logs", job).stdout[-2000:]
+    return job
+
+
 def events_of(box, job):
     done = box.moai("remote", "attach", job, "--json")
     lines = [json.loads(line) for line in done.stdout.splitlines()]
@@ -67,10 +84,8 @@ def python(train_python, code, *argv):
     return done.stdout
 
 
-def test_lora_from_an_empty_home(box, train_python, tmp_path):
-    done = train(box, "--max-steps", "10", "--set", "eval_steps=5", "--trust-remote-code", "--name", "first", "--json")
-    assert done.returncode == 0, done.stderr.decode()
-    events = [json.loads(line) for line in done.stdout.splitlines()]
+def test_lora_from_an_empty_home(box, first, train_python, tmp_path):
+    events = first
     numbered = [e for e in events if e["type"] != "log"]
     assert [e["sequence"] for e in numbered] == list(range(1, len(numbered) + 1))
     assert events[-1]["type"] == "state" and events[-1]["data"]["state"] == "SUCCEEDED"
@@ -96,11 +111,8 @@ def test_lora_from_an_empty_home(box, train_python, tmp_path):
     )  # fmt: skip
 
 
-def test_full_training_opens_and_the_dataset_is_self_contained(box, train_python, tmp_path):
-    done = train(box, "--max-steps", "3", "--detach", method="full")
-    job = done.stdout.decode().strip()
-    assert box.moai("remote", "wait", job, "--timeout", "3m").returncode == 0, box.moai("remote", "logs", job).stdout[-2000:]
-    shown = json.loads(box.moai("remote", "show", job, "--json").stdout)
+def test_full_training_opens_and_the_dataset_is_self_contained(box, full, train_python, tmp_path):
+    shown = json.loads(box.moai("remote", "show", full, "--json").stdout)
     python(
         train_python,
         "import sys, transformers as t; t.AutoModelForCausalLM.from_pretrained(sys.argv[1]);"
@@ -191,14 +203,14 @@ def test_a_killed_training_is_resumed_at_the_right_step(box):
     assert inputs["gradient_accumulation"] == 2, "what a resume changed is part of the job"
 
 
-def test_generate_answers_beside_the_base_model(box):
-    asked = box.moai("remote", "generate", "last", "--prompt", "SEOUL -- A ferry captain won.", "--compare", "--json")
+def test_generate_answers_beside_the_base_model(box, first):
+    asked = box.moai("remote", "generate", "first", "--prompt", "SEOUL -- A ferry captain won.", "--compare", "--json")
     assert asked.returncode == 0, asked.stderr.decode()
     answers = json.loads(asked.stdout)["answers"]
     assert len(answers) == 1 and answers[0]["prompt"].startswith("[SUMMARIZE]") and answers[0]["base_text"] is not None
 
 
-def test_a_trained_model_is_measured_merged_uploaded_and_looked_at(box, hub, tmp_path):
+def test_a_trained_model_is_measured_merged_uploaded_and_looked_at(box, first, hub, tmp_path):
     def ok(*words, **more):
         done = box.moai("remote", *words, **more)
         assert done.returncode == 0, (words, done.stderr.decode())
@@ -249,9 +261,7 @@ def test_a_trained_model_is_measured_merged_uploaded_and_looked_at(box, hub, tmp
     assert missing.returncode == 2 and b"pip install tensorboard" in missing.stderr
 
 
-def test_a_full_model_has_nothing_to_merge(box):
-    jobs = json.loads(box.moai("remote", "jobs", "--json").stdout)["jobs"]
-    full = next(one["job"] for one in jobs if one["command"].endswith("(full)"))
+def test_a_full_model_has_nothing_to_merge(box, full):
     refused = box.moai("remote", "merge", full, "--json")
     assert refused.returncode == 2 and "no adapter to merge" in json.loads(refused.stdout)["message"]
 
