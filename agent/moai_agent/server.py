@@ -4,6 +4,8 @@ import asyncio
 import os
 import signal
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Optional
 
 import grpc
@@ -49,6 +51,7 @@ def serve(config: Config, spawner: Spawner) -> int:
 
 
 async def _serve(config: Config, spawner: Spawner) -> int:
+    asyncio.get_running_loop().set_default_executor(_full_pool())
     agent = Agent(config, spawner)
     server = grpc.aio.server(options=_OPTIONS, interceptors=[Edge(config.secret, agent.activity)])
     add_all(server, agent)
@@ -87,6 +90,23 @@ async def _serve(config: Config, spawner: Spawner) -> int:
     if _inode(config.host.socket) == own:
         os.unlink(config.host.socket)
     return 0
+
+
+def _full_pool() -> ThreadPoolExecutor:
+    """The threads for what blocks, all of them started now.
+
+    A pool that starts one when it is needed fails where no more processes are allowed, and does the work all the
+    same with another thread: a submission was refused, and its job ran.
+    """
+    count = min(32, (os.cpu_count() or 1) + 4)
+    pool, meeting = ThreadPoolExecutor(count), threading.Barrier(count)
+    try:
+        for _ in range(count):
+            pool.submit(meeting.wait)
+    except RuntimeError:
+        meeting.abort()
+        raise
+    return pool
 
 
 def _bind_address(config: Config) -> str:

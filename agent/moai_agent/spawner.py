@@ -4,6 +4,7 @@ Forked before grpc is imported, because fork() beside gRPC's threads deadlocks o
 fork() handlers". Ends when the agent ends (its socket closes); the supervisors it started do not.
 """
 
+import errno
 import json
 import os
 import socket
@@ -92,13 +93,23 @@ def _double_fork(request: Dict[str, Any], keep: int) -> int:
     """The middle process feeds the private input and ends, so the supervisor is nobody's child."""
     private_r, private_w = os.pipe()
     pid_r, pid_w = os.pipe()
-    middle = os.fork()
+    try:
+        middle = os.fork()
+    except OSError:
+        # Where no more processes are allowed, every further try would cost four descriptors.
+        for fd in (private_r, private_w, pid_r, pid_w):
+            os.close(fd)
+        raise
     if middle == 0:
         try:
             os.close(keep)
             os.close(pid_r)
             os.setsid()
-            child = os.fork()
+            try:
+                child = os.fork()
+            except OSError as error:
+                os.write(pid_w, b"-%d" % error.errno)
+                raise
             if child == 0:
                 os.close(private_w)
                 os.close(pid_w)
@@ -125,5 +136,7 @@ def _double_fork(request: Dict[str, Any], keep: int) -> int:
     os.close(pid_r)
     os.waitpid(middle, 0)
     if not raw:
-        raise OSError(11, "the supervisor could not be started (see supervisor.log)")
+        raise OSError(errno.EAGAIN, "the supervisor could not be started (see supervisor.log)")
+    if raw.startswith(b"-"):
+        raise OSError(int(raw[1:]), os.strerror(int(raw[1:])))
     return int(raw)
