@@ -4,6 +4,7 @@ Rows A6, A8, J6 and J12 of the fault list in docs/reliability.md (J12 needs no r
 real ones, of control groups; the agent, the supervisors and the jobs are real, too.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -14,9 +15,12 @@ from pathlib import Path
 import moai
 import oracles
 import pytest
+from e2e.reach import ready
 from fakes import box as boxes
-from fakes.rooted import Group, need_root
+from fakes.box import Box
+from fakes.rooted import Group, attempt, need_root
 from fakes.sshd import wait_until
+from moai_worker import identity
 from test_agent_faults import FULL, agents, check, host, kill_agent, ticker
 from test_jobs import supervisors
 
@@ -166,3 +170,131 @@ def test_a8_a_supervisor_that_cannot_start_its_step_says_so_and_leaves_the_queue
     assert host.run(["true"], claim).wait(60).state == "SUCCEEDED", "the queue goes on"
     first.wait(60, check=False)
     check(first, tmp_path / "first")
+
+
+# -- a first process that never reaps ----------------------------------------------------------------
+
+#: Process 1 of a container as `sleep infinity` is: starts what it is told and looks at nobody's end.
+NEVER_REAPS = "import signal, subprocess, sys\nheld = subprocess.Popen(sys.argv[1:])\nwhile True: signal.pause()"
+#: Children of children whose parents have gone at once; they end by themselves, at once or a moment later.
+ORPHANS = r"""
+import os, sys, time
+for number in range(int(sys.argv[1])):
+    middle = os.fork()
+    if middle == 0:
+        if os.fork() == 0:
+            time.sleep(0.02 * (number % 3))
+        os._exit(0)
+    os.waitpid(middle, 0)
+print("born", flush=True)
+sys.exit(37)
+"""
+
+
+def zombies_below(root):
+    """(pid, start ticks) of the dead below a process that nobody has reaped."""
+    table, found, seen = identity.process_table(), set(), [root]
+    while seen:
+        parent = seen.pop()
+        for pid, (above, ticks, state) in table.items():
+            if above == parent:
+                seen.append(pid)
+                if state == b"Z":
+                    found.add((pid, ticks))
+    return found
+
+
+@pytest.fixture
+def never_reaping(tmp_path, need_sshd):
+    """(container, pid of what holds it): in a PID namespace whose first process reaps nobody."""
+    ready()
+    attempt(["unshare", "--pid", "--fork", "--mount-proc", "true"], "PID namespace")
+    prefix = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-c", NEVER_REAPS]
+    with Box(tmp_path, look_alike=False, command_prefix=prefix) as box:
+        yield box, box.sshd.pid
+        box.sshd.stop_listener(kill=True)  # and with it the namespace
+
+
+@need_root
+def test_j6_thousands_of_orphans_leave_no_dead_behind_where_process_1_never_reaps(never_reaping):
+    """Nor do their jobs: every supervisor's end is somebody's to look at."""
+    box, root = never_reaping
+    count, jobs = (5000, 30) if FULL else (2000, 12)
+    done = box.moai("remote", "run", "-d", "--", sys.executable, "-c", ORPHANS, str(count))
+    assert done.returncode == 0, done.stderr.decode()
+    job, most = done.stdout.decode().strip(), 0
+
+    def has_ended():
+        nonlocal most
+        most = max(most, len(zombies_below(root)))
+        return (box.job_dir(job) / "exit.json").exists()
+
+    wait_until(has_ended, "the orphans to be born and gone", 120.0)
+    print(f"J6: {count} orphans, {most} dead at once")
+    assert most <= 10
+    shown = box.moai("remote", "attach", job, "--json", "--exit-code", "job")
+    assert shown.returncode == 37, shown.stderr.decode()
+    events = [one for one in map(json.loads, shown.stdout.splitlines()) if "sequence" in one]
+    oracles.check_ev(events)
+    oracles.check_exit(events, "FAILED", 37)
+    for _ in range(jobs):
+        done = box.moai("remote", "run", "--", "true")
+        assert done.returncode == 0, done.stderr.decode()
+    wait_until(lambda: zombies_below(root) == set(), "the dead to be reaped", 5.0)
+
+
+# -- a job that removes what it stands on ------------------------------------------------------------
+
+
+def under_a_bystander(host, tmp_path, what):
+    """(bystander, its folder, job): the job makes everything writable, removes ``what`` ($F: its folder) and goes on."""
+    bystander = ticker(host, tmp_path / "bystander", 0.2, tmp_path / "gate")
+    (tmp_path / "cwd").mkdir()
+    script = f'umask 000; F=$(dirname "$MOAI_REPORTS"); echo before; sleep 0.7; rm -rf {what}; sleep 0.7; echo after; exit 37'
+    return bystander, host.run(["sh", "-c", script], moai.JobOptions(workdir=str(tmp_path / "cwd")))
+
+
+def bystander_is_unharmed(bystander, tmp_path):
+    (tmp_path / "gate").touch()
+    bystander.wait(60, check=False)
+    check(bystander, tmp_path / "bystander")
+
+
+@pytest.mark.parametrize(
+    ("what", "lost"),
+    [('"$PWD"', ""), ('"$F/log"', "log"), ('"$F/reports.jsonl"', "reports"), ('"$F/events.jsonl"', ""), ('"$F/control"', "")],
+)
+def test_j12_a_job_that_removes_parts_of_its_own_folder_loses_these_only_and_that_is_said(host, local, tmp_path, what, lost):
+    bystander, job = under_a_bystander(host, tmp_path, what)
+    info = job.wait(60, check=False)
+    assert (info.state, info.exit_code, info.reason.code) == ("FAILED", 37, "COMMAND_FAILED")
+    events = [one.as_dict() for one in job.events()]
+    if "events" not in what:
+        oracles.check_ev(events)
+        oracles.check_exit(events, "FAILED", 37)
+    assert [e["data"]["source"] for e in events if e["type"] == "gap"] == ([lost] if lost else [])
+    if lost == "log":
+        with pytest.raises(moai.NotFound) as caught:
+            list(job.log())
+        assert caught.value.reason == "FILE_NOT_FOUND" and caught.value.next
+    else:
+        assert b"".join(job.log()) == b"before\nafter\n"
+    loose = [path for path in local.moai_home.glob("hosts/*/jobs/**/*") if path.stat().st_mode & 0o077]
+    assert loose == [], "its umask is its own"
+    bystander_is_unharmed(bystander, tmp_path)
+
+
+def test_j12_a_job_that_removes_its_folder_ends_every_follower_in_words_and_harms_nobody(host, local, tmp_path):
+    bystander, job = under_a_bystander(host, tmp_path, '"$F"')
+    attached = local.start("remote", "attach", job.id, "--on", "local")
+    with pytest.raises(moai.NotFound) as caught:
+        for _ in job.stream():
+            pass
+    assert caught.value.reason == "JOB_NOT_FOUND" and "removed" in caught.value.message and caught.value.next
+    out, err = attached.communicate(timeout=30)
+    assert attached.returncode == 1 and b"[JOB_NOT_FOUND]" in err and b"Traceback" not in err, err.decode()
+    listed = [one.id for one in host.jobs()]
+    assert listed == [bystander.id]
+    wait_until(lambda: len(supervisors(local)) == 1, "its supervisor to end by itself")
+    assert host.run(["true"]).wait(60).state == "SUCCEEDED"
+    bystander_is_unharmed(bystander, tmp_path)
