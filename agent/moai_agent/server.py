@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Optional
 
@@ -32,6 +33,9 @@ _OPTIONS = (
     ("grpc.so_reuseport", 0),
     ("grpc.enable_http_proxy", 0),
 )
+
+#: Seconds between looks after itself, and how late one may be without a word in the log.
+_LOOK_S, _LATE_S = 5.0, 2.0
 
 
 class Agent:
@@ -72,9 +76,14 @@ async def _serve(config: Config, spawner: Spawner) -> int:
     own = os.stat(config.host.socket).st_ino
     clearing: "Optional[asyncio.Future[Any]]" = None
     while not agent.leaving.is_set():
+        begun_s = time.monotonic()
         try:
-            await asyncio.wait_for(agent.leaving.wait(), 5.0)
+            await asyncio.wait_for(agent.leaving.wait(), _LOOK_S)
         except asyncio.TimeoutError:
+            late_s = time.monotonic() - begun_s - _LOOK_S
+            if late_s > _LATE_S:
+                sys.stderr.write("the agent stood still for %.1f s: its answers came so much later, the jobs went on\n" % late_s)
+                sys.stderr.flush()
             if clearing is None and expiry.is_due(config, agent.activity.idle_s(), agent.store.active_count):
                 # Once a process is enough: it lives for minutes after the last call.
                 clearing = loop.run_in_executor(None, expiry.look, config, lambda: agent.activity.idle_s() > 0 and not agent.leaving.is_set())

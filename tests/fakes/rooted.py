@@ -101,3 +101,51 @@ class Group:
             return True
 
         wait_until(is_gone, f"the control group {self.folder} to be empty")
+
+
+class Disk:
+    """An ext4 file system on a file, whose power can be cut: what was not synced is then lost.
+
+    Attributes:
+        path: where it is mounted.
+    """
+
+    def __init__(self, folder: Path, path: Path, mib: int = 256) -> None:
+        self._folder, self._image, self.path = folder, folder / "disk.img", path
+        self._mounted: list[Path] = []
+        with open(self._image, "wb") as out:
+            out.truncate(mib * 1024 * 1024)
+        attempt(["mkfs.ext4", "-q", "-F", str(self._image)], "ext4 file system")
+        # Nothing is committed by the clock, only because somebody asked.
+        self._mount(self._image, path, "loop,commit=300")
+
+    def __enter__(self) -> "Disk":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def _mount(self, image: Path, path: Path, options: str) -> None:
+        path.mkdir(exist_ok=True, mode=0o700)
+        attempt(["mount", "-t", "ext4", "-o", options, str(image), str(path)], "mounting of a file")
+        path.chmod(0o700)
+        self._mounted.append(path)
+
+    def cut(self) -> Path:
+        """Where the disk is mounted as it would be found if the power had failed now."""
+        number = next(_numbers)
+        copy = self._folder / f"cut{number}.img"
+        while True:
+            data = self._image.read_bytes()
+            if data == self._image.read_bytes():  # Nothing was written while it was read.
+                break
+        copy.write_bytes(data)
+        path = self._folder / f"cut{number}"
+        self._mount(copy, path, "loop")
+        return path
+
+    def end(self) -> None:
+        """Unmount everything, which gives the loop devices back."""
+        for path in reversed(self._mounted):
+            wait_until(lambda: subprocess.run(["umount", str(path)], capture_output=True).returncode == 0, f"{path} to be free")
+        self._mounted = []

@@ -9,7 +9,7 @@ import os
 import time
 from typing import Any, Dict, List, Optional
 
-from moai_worker import records
+from moai_worker import identity, records
 from moai_worker.evidence import Evidence
 from moai_worker.jobdir import TERMINAL_STATES, JobDir, write_json
 
@@ -296,18 +296,21 @@ class Follower:
                 self._add("gap", {"source": source.name, "start_offset": source.offset, "end_offset": end, "text": text}, None, "", "", 0)
 
     def _give_up_unstarted(self) -> None:
-        """An agent was killed while it submitted the job, and nobody asked again: say so.
+        """Nothing tells that the job ever ran: an agent was killed while it submitted the job and nobody asked again,
+        or the power failed and took what was not on the disk yet. Say so.
 
         exit.json comes first: a supervisor that starts late after all finds it and ends.
         """
-        if time.time() - float(self.spec.get("create_time") or 0) < _UNSTARTED_S:
+        boot = self.spec.get("boot")
+        if boot and boot != identity.boot_id():
+            code, hint = "CONTAINER_RESTARTED", "moai remote resume"
+            text = "the container was restarted soon after the job was submitted; what it did until then is not recorded"
+        elif time.time() - float(self.spec.get("create_time") or 0) < _UNSTARTED_S:
             return
-        reason = {
-            "code": "START_FAILED",
-            "message": "the agent was killed while the job was submitted; nothing was run",
-            "next": "submit it again",
-            "details": {},
-        }
+        else:
+            code, hint = "START_FAILED", "submit it again"
+            text = "the agent was killed while the job was submitted; nothing was run"
+        reason = {"code": code, "message": text, "next": hint, "details": {}}
         outcome = {"state": "INTERRUPTED", "reason": reason, "end_time": time.time(), "log_bytes": 0}
         write_json(self.job.exit, outcome)
 
