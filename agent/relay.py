@@ -65,6 +65,8 @@ def _start(host, home):
         argv.append("-S")
     argv += [os.path.join(payload, "agent", "moai_agent", "__main__.py"), "--home", home]
     log = os.open(host.agent_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    # The last words of the agent before this one would explain the wrong thing.
+    began = os.fstat(log).st_size
     ready_r, ready_w = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -79,9 +81,9 @@ def _start(host, home):
     answer = os.read(ready_r, 1) if ready else b""
     os.close(ready_r)
     if not ready:
-        raise RuntimeError("the agent has not started within %d s (is the container busy?): %s" % (_START_S, _tail(host.agent_log)))
+        raise RuntimeError("the agent has not started within %d s (is the container busy?): %s" % (_START_S, _tail(host.agent_log, began)))
     if answer != b"1":
-        raise RuntimeError("the agent did not start: " + _tail(host.agent_log))
+        raise RuntimeError("the agent did not start: " + _tail(host.agent_log, began))
 
 
 def _become_agent(argv, home, log, ready_w):
@@ -103,11 +105,11 @@ def _become_agent(argv, home, log, ready_w):
         os.execve(sys.executable, argv, env)
 
 
-def _tail(path):
+def _tail(path, since=0):
     try:
         with open(path, "rb") as source:
             source.seek(0, os.SEEK_END)
-            source.seek(max(0, source.tell() - 2000))
+            source.seek(max(since, source.tell() - 2000))
             lines = source.read().decode("utf-8", "replace").strip().splitlines()
     except OSError:
         lines = []

@@ -4,6 +4,9 @@ import asyncio
 import os
 import signal
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Optional
 
 import grpc
@@ -31,6 +34,9 @@ _OPTIONS = (
     ("grpc.enable_http_proxy", 0),
 )
 
+#: Seconds between looks after itself, and how late one may be without a word in the log.
+_LOOK_S, _LATE_S = 5.0, 2.0
+
 
 class Agent:
     """What the servicers share."""
@@ -49,6 +55,7 @@ def serve(config: Config, spawner: Spawner) -> int:
 
 
 async def _serve(config: Config, spawner: Spawner) -> int:
+    asyncio.get_running_loop().set_default_executor(_full_pool())
     agent = Agent(config, spawner)
     server = grpc.aio.server(options=_OPTIONS, interceptors=[Edge(config.secret, agent.activity)])
     add_all(server, agent)
@@ -69,9 +76,14 @@ async def _serve(config: Config, spawner: Spawner) -> int:
     own = os.stat(config.host.socket).st_ino
     clearing: "Optional[asyncio.Future[Any]]" = None
     while not agent.leaving.is_set():
+        begun_s = time.monotonic()
         try:
-            await asyncio.wait_for(agent.leaving.wait(), 5.0)
+            await asyncio.wait_for(agent.leaving.wait(), _LOOK_S)
         except asyncio.TimeoutError:
+            late_s = time.monotonic() - begun_s - _LOOK_S
+            if late_s > _LATE_S:
+                sys.stderr.write("the agent stood still for %.1f s: its answers came so much later, the jobs went on\n" % late_s)
+                sys.stderr.flush()
             if clearing is None and expiry.is_due(config, agent.activity.idle_s(), agent.store.active_count):
                 # Once a process is enough: it lives for minutes after the last call.
                 clearing = loop.run_in_executor(None, expiry.look, config, lambda: agent.activity.idle_s() > 0 and not agent.leaving.is_set())
@@ -87,6 +99,23 @@ async def _serve(config: Config, spawner: Spawner) -> int:
     if _inode(config.host.socket) == own:
         os.unlink(config.host.socket)
     return 0
+
+
+def _full_pool() -> ThreadPoolExecutor:
+    """The threads for what blocks, all of them started now.
+
+    A pool that starts one when it is needed fails where no more processes are allowed, and does the work all the
+    same with another thread: a submission was refused, and its job ran.
+    """
+    count = min(32, (os.cpu_count() or 1) + 4)
+    pool, meeting = ThreadPoolExecutor(count), threading.Barrier(count)
+    try:
+        for _ in range(count):
+            pool.submit(meeting.wait)
+    except RuntimeError:
+        meeting.abort()
+        raise
+    return pool
 
 
 def _bind_address(config: Config) -> str:

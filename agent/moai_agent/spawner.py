@@ -1,16 +1,21 @@
 """A single-threaded process that starts supervisors for the agent.
 
 Forked before grpc is imported, because fork() beside gRPC's threads deadlocks or prints "skipping
-fork() handlers". Ends when the agent ends (its socket closes); the supervisors it started do not.
+fork() handlers". Ends when the agent ends (its socket closes); the supervisors it started do not. While it
+lives it reaps them: the first process of a container is often one that reaps nobody (``sleep infinity``).
 """
 
+import errno
 import json
 import os
+import signal
 import socket
 import struct
 import sys
 import threading
 from typing import Any, Dict, List
+
+from moai_worker import stopping
 
 _TIMEOUT_S = 20.0
 
@@ -75,6 +80,8 @@ def _serve(sock: socket.socket, log: str) -> None:
     keep = sock.fileno()
     os.closerange(3, keep)
     os.closerange(keep + 1, 1024)
+    stopping.become_subreaper()
+    signal.signal(signal.SIGCHLD, lambda *_: _reap())
     while True:
         try:
             request = json.loads(_receive(sock).decode("utf-8", "surrogateescape"))
@@ -88,17 +95,35 @@ def _serve(sock: socket.socket, log: str) -> None:
         sock.sendall(struct.pack(">I", len(raw)) + raw)
 
 
+def _reap() -> None:
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return  # Nobody is left.
+
+
 def _double_fork(request: Dict[str, Any], keep: int) -> int:
-    """The middle process feeds the private input and ends, so the supervisor is nobody's child."""
+    """The middle process feeds the private input and ends; the supervisor has a session of its own."""
     private_r, private_w = os.pipe()
     pid_r, pid_w = os.pipe()
-    middle = os.fork()
+    try:
+        middle = os.fork()
+    except OSError:
+        # Where no more processes are allowed, every further try would cost four descriptors.
+        for fd in (private_r, private_w, pid_r, pid_w):
+            os.close(fd)
+        raise
     if middle == 0:
         try:
             os.close(keep)
             os.close(pid_r)
             os.setsid()
-            child = os.fork()
+            try:
+                child = os.fork()
+            except OSError as error:
+                os.write(pid_w, b"-%d" % error.errno)
+                raise
             if child == 0:
                 os.close(private_w)
                 os.close(pid_w)
@@ -123,7 +148,12 @@ def _double_fork(request: Dict[str, Any], keep: int) -> int:
     os.close(pid_w)
     raw = os.read(pid_r, 32)
     os.close(pid_r)
-    os.waitpid(middle, 0)
+    try:
+        os.waitpid(middle, 0)
+    except ChildProcessError:
+        pass  # The signal of its end was faster.
     if not raw:
-        raise OSError(11, "the supervisor could not be started (see supervisor.log)")
+        raise OSError(errno.EAGAIN, "the supervisor could not be started (see supervisor.log)")
+    if raw.startswith(b"-"):
+        raise OSError(int(raw[1:]), os.strerror(int(raw[1:])))
     return int(raw)

@@ -45,7 +45,15 @@ def spawn_failure(step: Dict[str, Any], error: OSError) -> Outcome:
         text = "%s: %s" % (step["argv"][0], error.strerror)
         hint = "check the name, or choose the environment that has it with --env"
         return Outcome("FAILED", code, reason("COMMAND_NOT_FOUND", text, hint))
-    return Outcome("FAILED", None, reason("START_FAILED", "%s: %s" % (step["argv"][0], error)))
+    hint = "end something there, or have that limit raised; then moai remote resume" if error.errno == errno.EAGAIN else ""
+    return Outcome("FAILED", None, reason("START_FAILED", "%s: %s" % (step["argv"][0], why_not_started(error)), hint))
+
+
+def why_not_started(error: OSError) -> str:
+    """Why a process could not be made, in a user's words."""
+    if error.errno == errno.EAGAIN:
+        return "the container's limit of processes is reached (%s)" % error.strerror
+    return str(error)
 
 
 def judge(

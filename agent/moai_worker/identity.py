@@ -47,10 +47,13 @@ def host_id(home: str) -> str:
         fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             os.write(fd, os.urandom(16).hex().encode())
+            # A power cut must not leave a name without its bytes: that would be nobody's identity for ever.
+            os.fsync(fd)
         finally:
             os.close(fd)
         try:
             os.link(temp, path)
+            jobdir.sync_folder(folder)
         except FileExistsError:
             pass
         finally:

@@ -81,7 +81,7 @@ class JobProcesses:
 
     def prepare(self) -> None:
         """Signals, subreaper, limits, files."""
-        become_subreaper()
+        stopping.become_subreaper()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
             signal.signal(number, signal.SIG_IGN)
@@ -262,12 +262,3 @@ def reset_signals() -> None:
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1):
         signal.signal(number, signal.SIG_DFL)
     os.umask(0o077)
-
-
-def become_subreaper() -> None:
-    """prctl(PR_SET_CHILD_SUBREAPER): orphans of the job become our children, so none escapes."""
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(36, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")

@@ -12,6 +12,15 @@ from typing import Callable, Dict, Optional
 from moai_worker import identity
 
 
+def become_subreaper() -> None:
+    """prctl(PR_SET_CHILD_SUBREAPER): orphans below this process become its children, so none escapes."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(36, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
 def family(root: Optional[int], marker: str) -> Dict[int, int]:
     """pid -> start ticks of all living processes of a job.
 

@@ -75,6 +75,7 @@ def _unpacked(home: Path) -> Path:
         try:
             with tarfile.open(bundle.path, "r:gz") as archive:
                 archive.extractall(temp, filter="data")
+            _sync(temp)
             try:
                 os.rename(temp, target)
             except OSError:
@@ -83,6 +84,16 @@ def _unpacked(home: Path) -> Path:
         finally:
             shutil.rmtree(temp, ignore_errors=True)
     return target
+
+
+def _sync(folder: Path) -> None:
+    """Make everything below durable: after a power cut a payload that has its name must have its bytes."""
+    for path in [folder, *folder.rglob("*")]:
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def _socket_address(run: Path) -> str:

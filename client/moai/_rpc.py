@@ -225,7 +225,7 @@ class Session:
                     _skew.check(request, functools.partial(self._spoken, channel, generation))
                     return getattr(stub(channel), method)(request, timeout=timeout_s, metadata=self._metadata())
             except grpc.RpcError as raw:
-                error = to_error(raw)
+                error = self._seen(raw)
             except LinkLost as lost:
                 error = lost
             if error.reason not in _TRANSIENT:
@@ -235,6 +235,14 @@ class Session:
             if error.reason != "LINK_LOST" or time.monotonic() + wait_s > end_s:
                 raise error
             time.sleep(wait_s)
+
+    def _seen(self, raw: grpc.RpcError) -> MoaiError:
+        """The error of a call. On the laptop itself gRPC dials the socket again by itself, also that of the next
+        agent, which has another secret: then the way to this one is lost."""
+        error = to_error(raw)
+        if self.host.is_local and error.reason == "UNAUTHENTICATED":
+            return LinkLost("LINK_LOST", "the agent was replaced by another one", "try again")
+        return error
 
     def _spoken(self, channel: grpc.Channel, generation: int) -> int:
         """The newest protocol of the agent behind this channel; asked once a channel."""
@@ -256,7 +264,7 @@ class Session:
                 with _closed_meanwhile():
                     return getattr(stub(channel), method)(iter(requests()), timeout=timeout_s, metadata=self._metadata())
             except grpc.RpcError as raw:
-                error = to_error(raw)
+                error = self._seen(raw)
             except MoaiError as lost:
                 error = lost
             # The first try must connect; after a cut the host may be away for a moment.
@@ -280,7 +288,7 @@ class Session:
         try:
             yield from call
         except grpc.RpcError as raw:
-            error = to_error(raw)
+            error = self._seen(raw)
             if error.reason in _TRANSIENT:
                 self._drop(generation)
             raise error from raw

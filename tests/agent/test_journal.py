@@ -95,6 +95,25 @@ def test_a_reader_gets_what_comes_after_a_sequence(tmp_path):
     journal.close()
 
 
+def test_a_reader_of_a_long_journal_begins_near_what_it_wants_and_misses_nothing(tmp_path):
+    """Also where a cursor is longer than what is looked at at once."""
+    path, last = str(tmp_path / "events.jsonl"), 12000
+    journal = Journal(path)
+    for first in range(1, last, 1000):
+        size = 600_000 if first % 3000 == 1 else 2000
+        journal.append([event(n) for n in range(first, first + 1000)] + [{"cursor": {"q": first + 999, "view": "x" * size}}])
+    assert journal.size > 3 * 1024 * 1024
+    for after in [1, 2, 999, 1000, 1001, 2999, 3000, 3001, last - 1, last, *random.Random(1).sample(range(last), 20)]:
+        reader = JournalReader(path, after)
+        assert [r["q"] for r in reader.read(3)] == list(range(after + 1, min(after + 3, last) + 1))
+        assert sequences(path, after) == list(range(after + 1, last + 1))
+    reader = JournalReader(path, last)
+    assert list(reader.read()) == []
+    journal.append([event(last + 1)])
+    assert [r["q"] for r in reader.read()] == [last + 1]
+    journal.close()
+
+
 def test_a_full_disk_writes_nothing_and_loses_nothing(tmp_path, monkeypatch):
     path = str(tmp_path / "events.jsonl")
     journal = Journal(path)

@@ -77,6 +77,20 @@ def test_a1_five_jobs_are_adopted_by_every_next_agent(host, local, tmp_path):
     print(f"A1: {rounds} kills, back within {max(took):.2f} s of the next contact, median {sorted(took)[len(took) // 2]:.2f} s")
 
 
+def test_a1_an_agent_that_another_command_has_started_is_called_with_its_own_secret(host, local, tmp_path):
+    """gRPC dials the same socket again by itself, and there a newer agent listens."""
+    job = ticker(host, tmp_path / "job", 0.5, tmp_path / "gate")
+    # A supervisor that is just being started still has the name of what starts it, and must not be hit.
+    wait_until(lambda: (tmp_path / "job" / "spawned").exists(), "the job to run")
+    kill_agent(local)
+    done = local.moai("remote", "jobs", "--on", "local")
+    assert done.returncode == 0, done.stderr.decode()
+    assert host.run(["true"]).wait(60).state == "SUCCEEDED"
+    (tmp_path / "gate").touch()
+    job.wait(60, check=False)
+    check(job, tmp_path / "job")
+
+
 def test_a3_a_stopped_agent_holds_up_no_job(host, local, tmp_path):
     job = ticker(host, tmp_path / "job", 0.5)
     (pid,) = agents(local)

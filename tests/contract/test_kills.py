@@ -75,7 +75,7 @@ class Listener:
         program = Path(boxes.__file__).with_name("listener.py")
         with open(self.folder / "stderr", "ab") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, str(program), self.box.alias, self.job, str(self.folder)],
+                [*self.box.laptop.inside, sys.executable, str(program), self.box.alias, self.job, str(self.folder)],
                 env=self.box.laptop.env, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors,
             )  # fmt: skip
 

@@ -54,13 +54,15 @@ class Laptop:
             MOAI_ENGINE="tokenizers",  # a fast one would be fetched from an index
             PYTHONPATH=os.pathsep.join([str(_REPO / "client"), str(_REPO / "proto")]),
         )
+        #: Argv in front of every program of this laptop, for example a namespace's runner.
+        self.inside: List[str] = []
         if ssh_config is not None:
             self.env["MOAI_SSH_CONFIG"] = str(ssh_config)
 
     @property
     def argv(self) -> List[str]:
         """The command line without its words."""
-        return [sys.executable, "-m", "moai"]
+        return [*self.inside, sys.executable, "-m", "moai"]
 
     def moai(self, *words: str, timeout: float = CLI_TIMEOUT_S, **more: str) -> "subprocess.CompletedProcess[bytes]":
         """Run ``moai WORDS``; ``more`` are further variables. Output is bytes."""

@@ -9,7 +9,7 @@ import os
 import time
 from typing import Any, Dict, List, Optional
 
-from moai_worker import records
+from moai_worker import identity, records
 from moai_worker.evidence import Evidence
 from moai_worker.jobdir import TERMINAL_STATES, JobDir, write_json
 
@@ -89,6 +89,8 @@ class Follower:
         self._watchers: Dict[asyncio.Event, float] = {}
         self._evidence_s = 0.0
         self.orphaned_since: Optional[float] = None
+        #: The job's folder was removed while it ran: nothing more will be known of it.
+        self.is_removed = False
 
     @property
     def ended(self) -> bool:
@@ -127,6 +129,10 @@ class Follower:
                 self._wake()
             if self.ended and not self._pending:
                 break
+            if self.is_removed:
+                self.journal.close()
+                self._wake()
+                return
             if time.monotonic() - self.cursor_s > _CURSOR_S and self.journal.size > self.cursor_size:
                 self._write_cursor()
                 await loop.run_in_executor(None, self.journal.sync)
@@ -144,6 +150,9 @@ class Follower:
         if self._pending:
             return self._flush()
         evidence = self._look() if self._look_is_due() else None
+        if evidence is not None and not os.path.isdir(self.job.path):
+            self.is_removed = True
+            return False
         fresh = self._read_reports()
         fresh = self._read_log() or fresh
         if fresh:
@@ -268,6 +277,7 @@ class Follower:
             return self._show_condition(evidence)
         for found in self.parser.finish():
             self._add_found(found)
+        self._tell_removed(int(outcome.get("log_bytes") or 0))
         data = {
             "state": outcome["state"],
             "exit_code": outcome.get("exit_code"),
@@ -278,19 +288,29 @@ class Follower:
         self._flush()
         return True
 
+    def _tell_removed(self, log_bytes: int) -> None:
+        """What was written to a file after somebody had removed it is lost, which is said."""
+        for source, end in ((self.log, log_bytes), (self.reports, self.reports.offset)):
+            if not os.path.exists(source.path) and (end > source.offset or source is self.reports):
+                text = "%s was removed while the job ran" % os.path.basename(source.path)
+                self._add("gap", {"source": source.name, "start_offset": source.offset, "end_offset": end, "text": text}, None, "", "", 0)
+
     def _give_up_unstarted(self) -> None:
-        """An agent was killed while it submitted the job, and nobody asked again: say so.
+        """Nothing tells that the job ever ran: an agent was killed while it submitted the job and nobody asked again,
+        or the power failed and took what was not on the disk yet. Say so.
 
         exit.json comes first: a supervisor that starts late after all finds it and ends.
         """
-        if time.time() - float(self.spec.get("create_time") or 0) < _UNSTARTED_S:
+        boot = self.spec.get("boot")
+        if boot and boot != identity.boot_id():
+            code, hint = "CONTAINER_RESTARTED", "moai remote resume"
+            text = "the container was restarted soon after the job was submitted; what it did until then is not recorded"
+        elif time.time() - float(self.spec.get("create_time") or 0) < _UNSTARTED_S:
             return
-        reason = {
-            "code": "START_FAILED",
-            "message": "the agent was killed while the job was submitted; nothing was run",
-            "next": "submit it again",
-            "details": {},
-        }
+        else:
+            code, hint = "START_FAILED", "submit it again"
+            text = "the agent was killed while the job was submitted; nothing was run"
+        reason = {"code": code, "message": text, "next": hint, "details": {}}
         outcome = {"state": "INTERRUPTED", "reason": reason, "end_time": time.time(), "log_bytes": 0}
         write_json(self.job.exit, outcome)
 

@@ -10,12 +10,14 @@ events can be derived again from the same files.
 import errno
 import fcntl
 import os
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, BinaryIO, Dict, Iterator, List, Optional, Tuple
 
 from moai_worker import records
 
 #: The last cursor line lies within this many bytes of the end (follower writes one every 1 MiB).
 _TAIL_BYTES = 4 * 1024 * 1024
+#: So much is read line by line.
+_NEAR_BYTES = 256 * 1024
 
 
 class Recovered:
@@ -108,8 +110,7 @@ class JournalReader:
     def __init__(self, path: str, after: int) -> None:
         self._path = path
         self._after = after
-        self._offset = 0
-        self._rest = b""
+        self._offset = -1
 
     def read(self, limit: int = 500) -> Iterator[Dict[str, Any]]:
         """At most ``limit`` further events, in order; ends at the present end of the file."""
@@ -119,11 +120,13 @@ class JournalReader:
         except FileNotFoundError:
             return
         with source:
-            source.seek(self._offset)
+            if self._offset < 0:
+                self._offset = self._begin(source)
+            size = _NEAR_BYTES
             while count < limit:
-                block = source.read(256 * 1024)
-                if not block:
-                    return
+                begin = self._offset
+                source.seek(begin)
+                block = source.read(size)
                 start = 0
                 while count < limit:
                     stop = block.find(b"\n", start)
@@ -137,13 +140,31 @@ class JournalReader:
                     if record is not None and "q" in record:
                         self._after = record["q"]
                         count += 1
-                        self._offset += start
-                        block, start = block[start:], 0
+                        self._offset = begin + start
                         yield record
-                self._offset += start
-                if start == 0 and len(block) < 256 * 1024:
-                    return
-                source.seek(self._offset)
+                self._offset = begin + start
+                if not start:
+                    if len(block) < size:
+                        return
+                    size *= 2  # One line is longer than that.
+
+    def _begin(self, source: BinaryIO) -> int:
+        """Where to begin: a line before which all are old. By halves, since sequences only grow: looking at every
+        line of a long journal would hold up all other callers for seconds."""
+        low, high = 0, source.seek(0, os.SEEK_END)
+        while self._after and high - low > _NEAR_BYTES:
+            middle = (low + high) // 2
+            source.seek(middle)
+            block = source.read(_NEAR_BYTES)
+            at = block.find(b"\n") + 1
+            while at and not block.startswith(b'{"q":', at + 9):
+                at = block.find(b"\n", at) + 1
+            end = block.find(b"\n", at)
+            if at and end > 0 and self._is_old(block[at:end]):
+                low = middle + at
+            else:
+                high = middle
+        return low
 
     def _is_old(self, line: bytes) -> bool:
         # Sequence and cursor are the first key of their line, so old lines are skipped unparsed.

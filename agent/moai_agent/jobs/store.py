@@ -12,7 +12,7 @@ import shutil
 import time
 from typing import Any, Dict, List, Optional, Tuple
 
-from moai_worker import identity, jobdir, records, stopping
+from moai_worker import endings, identity, jobdir, records, stopping
 from moai_worker.evidence import Evidence
 from moai_worker.jobdir import TERMINAL_STATES, JobDir
 
@@ -106,7 +106,7 @@ class JobStore:
         try:
             self.spawner.spawn(self.config.supervisor_argv + [job.path], env, private)
         except OSError as error:
-            self._record_failed(job, "START_FAILED", "no supervisor could be started: %s" % error)
+            self._record_failed(job, "START_FAILED", "no supervisor could be started: %s" % endings.why_not_started(error))
 
     def _record_failed(self, job: JobDir, code: str, text: str, state: str = "FAILED") -> None:
         reason = {"code": code, "message": text, "next": "moai remote resume %s" % job.id, "details": {}}

@@ -122,6 +122,7 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
                     continue
                 if ended or request.follow_disabled:
                     return
+                _check_there(follower)
                 await self._pause(wake)
         finally:
             if follower:
@@ -155,6 +156,7 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
                 if ended or not request.follow:
                     yield job_pb2.ReadLogResponse(offset=offset, end_reached=_has_ended(self._store, entry))
                     return
+                _check_there(follower)
                 await self._pause(wake)
         finally:
             os.close(fd)
@@ -168,6 +170,12 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
             return
 
 
+def _check_there(follower: Any) -> None:
+    if follower is not None and follower.is_removed:
+        text = "the folder of job %s was removed while it was followed, and with it the record of its end" % follower.job.id
+        raise AgentError("JOB_NOT_FOUND", text, "its command may go on: look for it there, with ps")
+
+
 def _has_ended(store: Any, entry: Entry) -> bool:
     now = store.entry_or_none(entry.job.id)
     return now is None or now.view["state"] in TERMINAL_STATES
@@ -177,6 +185,6 @@ def _size(path: str) -> int:
     try:
         return os.path.getsize(path)
     except OSError as error:
-        raise AgentError("FILE_NOT_FOUND", "the log cannot be read: %s" % error.strerror)
+        raise AgentError("FILE_NOT_FOUND", "the log cannot be read: %s" % error.strerror, "moai remote show JOB --events tells what happened")
 
 

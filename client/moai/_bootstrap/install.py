@@ -73,7 +73,10 @@ def probe(connection: Connection) -> tuple[dict[str, str], set[str], str]:
                 refused.append(f"{found['executable']} ({found['python_version']}: {found['why']})")
     if not facts and not is_complete and (home or status is None):
         # Cut off by the network or by our timer: what was not seen may still be there.
-        raise MoaiError("LINK_LOST", "the connection ended while a Python was looked for there", "try again")
+        raise MoaiError(
+            "LINK_LOST", "the connection ended while a Python was looked for there",
+            "try again; if it always ends there, large packets get lost on the way: try a smaller MTU on the laptop",
+        )
     if not home:
         raise MoaiError(
             "SHELL_RESTRICTED",

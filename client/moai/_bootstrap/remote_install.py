@@ -66,6 +66,17 @@ def _unpack(data, folder):
                 os.chmod(path, 0o700 if member.mode & 0o100 else 0o600)
 
 
+def _sync(folder, below=True):
+    """Make it durable, with all below: after a power cut a payload that has its name must have its bytes."""
+    for path, _, names in os.walk(folder) if below else [(folder, [], [])]:
+        for name in names + ["."]:
+            fd = os.open(os.path.join(path, name), os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+
 def _write(path, text):
     temp = "%s.%d" % (path, os.getpid())
     with open(temp, "w") as out:
@@ -93,7 +104,9 @@ def _install(home, header):
                 try:
                     _private(temp)
                     _unpack(data, temp)
+                    _sync(temp)
                     os.rename(temp, target)
+                    _sync(payloads, False)
                 finally:
                     shutil.rmtree(temp, ignore_errors=True)
         if not os.path.isfile(os.path.join(target, "worker", "relay.py")):
