@@ -23,6 +23,7 @@ import prepare  # noqa: E402
 import spine  # noqa: E402
 import sync_rows  # noqa: E402
 import top  # noqa: E402
+import training_rows  # noqa: E402
 from measure import HEADER, Row  # noqa: E402
 
 GROUPS = {
@@ -31,6 +32,7 @@ GROUPS = {
     "download": download_rows.rows,
     "prepare": prepare.rows,
     "sync": sync_rows.rows,
+    "training": training_rows.rows,
     "top": top.rows,
     "fleet": fleet.rows,
 }
