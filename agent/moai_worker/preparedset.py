@@ -197,7 +197,7 @@ def _compare_torch(
 
 def finished(folder: str, key: str) -> Optional[Dict[str, Any]]:
     """The description in a finished folder made with ``key`` whose files all have their size; else None."""
-    described = _marker(folder)
+    described = marker_of(folder)
     if described is None or described.get("key") != key:
         return None
     return described if described.get("files") == sizes(folder) else None
@@ -205,7 +205,7 @@ def finished(folder: str, key: str) -> Optional[Dict[str, Any]]:
 
 def refuse_foreign(folder: str) -> None:
     """Raise USAGE when ``folder`` holds something that is not a prepared dataset."""
-    if not os.path.lexists(folder) or _marker(folder) is not None:
+    if not os.path.lexists(folder) or marker_of(folder) is not None:
         return
     if os.path.isdir(folder) and not os.path.islink(folder) and not os.listdir(folder):
         return
@@ -256,7 +256,8 @@ def write_json(path: str, value: Any) -> None:
         os.fsync(file.fileno())
 
 
-def _marker(folder: str) -> Optional[Dict[str, Any]]:
+def marker_of(folder: str) -> Optional[Dict[str, Any]]:
+    """What a prepared folder says of itself; None when it is no such folder, or not a finished one."""
     try:
         with open(os.path.join(folder, MARKER), encoding="utf-8") as file:
             described = json.load(file)

@@ -135,7 +135,7 @@ class Training:
         """Download, prepare, train and verify as one job on the container.
 
         Args:
-            model: Hub id or a folder on the container. dataset: as in ``prepare``.
+            model: Hub id or a folder on the container. dataset: as in ``prepare``, or a folder it made.
             settings: further settings of the recipe, or TrainingArguments by name.
             recipe: ``method`` (full, lora), ``max_steps``, ``epochs``, ``batch_size``,
                 ``learning_rate``, ``block_size``, ``template``, ``sample``, ``output``, ``smoke``,

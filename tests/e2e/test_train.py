@@ -111,6 +111,21 @@ def test_lora_from_an_empty_home(box, first, train_python, tmp_path):
     )  # fmt: skip
 
 
+def test_a_folder_prepared_earlier_is_trained_on_as_it_is(box, first):
+    prepared = next(path for path in (box.home / "moai-work" / "prepared").iterdir() if path.is_dir())
+    words = ("remote", "train", "--model", MODEL, "--dataset", str(prepared), "--method", "lora", "--batch-size", "4", "--max-steps", "2")
+    done = box.moai(*words, "--json")
+    assert done.returncode == 0, done.stdout.decode()[-3000:]
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert any("as it was prepared" in str(e["data"]) for e in events if e["step"] == "prepare")
+    shown = json.loads(box.moai("remote", "show", events[0]["job"], "--json").stdout)
+    inputs = {s["name"]: s["inputs"] for s in shown["plan"]["steps"]}
+    assert inputs["prepare"]["block_size"] == 64 and inputs["prepare"]["output"] == str(prepared)
+    assert len(list(prepared.parent.iterdir())) == 1 + 1, "the set and its lock: nothing was prepared anew"
+    refused = box.moai(*words, "--block-size", "32")
+    assert refused.returncode == 2 and b"block size 64, not 32" in refused.stderr, refused.stderr
+
+
 def test_full_training_opens_and_the_dataset_is_self_contained(box, full, train_python, tmp_path):
     shown = json.loads(box.moai("remote", "show", full, "--json").stdout)
     python(

@@ -7,6 +7,7 @@ second one would need a second child, and its imports are most of the time taken
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -277,6 +278,40 @@ def test_the_same_inputs_are_reused_and_other_inputs_are_not(step, tmp_path):
     os.truncate(str(tmp_path / "out" / "llama3_dataset.pt"), 100)
     assert step(template="{highlights}", block_size=32)["result"]["reused"] is False
     assert _left(tmp_path) == [".out.lock", "out"]
+
+
+def test_a_prepared_folder_is_used_as_it_is_by_a_model_that_splits_text_alike(child, model, step, tmp_path):
+    made = step()["result"]
+    out = str(tmp_path / "out")
+    adopted = step(source=out, block_size=32)
+    assert adopted["result"] == dict(made, reused=True)
+    assert [entry[0] for entry in adopted["seen"]] == ["message", "artifact"] and "as it was prepared" in str(adopted["seen"][0])
+    error = step(source=out, output=str(tmp_path / "elsewhere"))["error"]
+    assert error["code"] == "USAGE" and str(tmp_path / "in.jsonl") in error["next"]
+    other = tmp_path / "other"
+    shutil.copytree(model, str(other))
+    (other / "tokenizer_config.json").write_text("{}")
+    assert step(source=out, model=str(other))["result"]["reused"] is True
+    with open(str(other / "tokenizer.json"), "a") as file:
+        file.write("\n")
+    error = step(source=out, model=str(other))["error"]
+    assert error["code"] == "DATASET_INVALID" and "another tokenizer" in error["message"]
+    os.truncate(os.path.join(out, "llama3_dataset.pt"), 100)
+    error = step(source=out)["error"]
+    assert error["code"] == "DATASET_INVALID" and "another size" in error["message"]
+
+
+def test_the_texts_behind_a_prepared_folder_are_found_as_long_as_they_are_the_same(child, model, step, tmp_path):
+    step()
+    ask = "from moai_worker.steps.prepare import raw_rows; answer = [row['article'] for row in raw_rows(inputs, 'validation')]"
+    own = {"source": str(tmp_path / "in.jsonl"), "model": model, "output": str(tmp_path / "out"), "block_size": 64}
+    behind = dict(own, source=str(tmp_path / "out"))
+    texts = child.ask(ask, inputs=own)
+    assert len(texts) == 2 and child.ask(ask, inputs=behind) == texts
+    write_jsonl(str(tmp_path / "in.jsonl"), 41)
+    guarded = ask.replace("; answer", "\nfrom moai_worker.errors import StepError\ntry: answer")
+    error = child.ask(guarded + "\nexcept StepError as error: answer = error.as_dict()", inputs=behind)
+    assert error["code"] == "DATASET_INVALID" and "has changed since" in error["message"]
 
 
 def test_a_folder_of_somebody_else_is_never_replaced(step, tmp_path):

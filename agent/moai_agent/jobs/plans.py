@@ -16,6 +16,7 @@ from moai_proto.v1 import dataset_pb2, job_pb2, training_pb2
 from moai_worker import templates
 
 from moai_agent.errors import AgentError
+from moai_agent.jobs import preparedsets
 from moai_agent.snapshots import Snapshots
 
 #: ORG/NAME or NAME as the Hub allows it, with an optional :CONFIG for datasets.
@@ -263,11 +264,17 @@ def train_steps(
     """
     dataset = dataset_pb2.DatasetSpec()
     dataset.CopyFrom(spec.dataset)
-    max_steps = spec.max_steps
-    if spec.smoke:
-        dataset.sample, max_steps = 50, 3
     settings = {key: _value(text) for key, text in spec.settings.items()}
     _take_dataset_settings(dataset, settings)
+    folder = os.path.abspath(os.path.join(place.cwd, os.path.expanduser(dataset.source))) if is_path(dataset.source) else ""
+    prepared = preparedsets.made_with(folder) if folder else None
+    if prepared is not None:
+        preparedsets.take_settings(dataset, folder, prepared)
+    max_steps = spec.max_steps
+    if spec.smoke:
+        max_steps = 3
+        if prepared is None:
+            dataset.sample = 50
     steps = prepare_steps(place, dataset, spec.model, spec.model_revision, tokenizer_only=False)
     if spec.upload_repo:
         # First: a token that may not write is found out before a byte is fetched.
@@ -323,7 +330,7 @@ def train_steps(
             "model": output,
             "base_model": model_input,
             "prompts": ["The city council met on Monday to discuss the new library."],
-            "template": spec.dataset.template if is_named(spec.dataset.template) else "summarize",
+            "template": dataset.template if is_named(dataset.template) else "summarize",
             "max_new_tokens": 24,
             "output": os.path.join(output, "smoke.jsonl"),
         }

@@ -24,6 +24,7 @@ import time
 from importlib import metadata
 from typing import Any, Dict, Iterator, List, Optional
 
+from ..adopted import check_adopted, made_from
 from ..datasource import open_source
 from ..encoding import Counts, Encoder
 from ..engines import Chooser
@@ -37,6 +38,7 @@ from ..preparedset import (
     ArrowSplitWriter,
     check_folder,
     finished,
+    marker_of,
     publish,
     refuse_foreign,
     sizes,
@@ -49,6 +51,10 @@ from ..torchfile import TorchFileWriter
 _COMPARED_ROWS = 64
 _JOURNAL = "journal.json"
 _NICE = 10
+#: The inputs that decide what the rows are, kept as they were given.
+_MADE_WITH = (
+    "source", "config", "split", "template", "block_size", "sample", "validation_fraction", "pack", "mask_prompt", "cache_dir",
+)  # fmt: skip
 
 
 def run(inputs: Dict[str, Any], report: Any) -> Dict[str, Any]:
@@ -62,7 +68,8 @@ def run(inputs: Dict[str, Any], report: Any) -> Dict[str, Any]:
             - ``model``: folder of the model or tokenizer; ``trust_remote_code`` (and ``trust_dataset_code``,
               by default the same), ``pad_token_id``.
             - ``template``: name, path or text (default ``summarize``); ``block_size``: ids in a row (1024).
-            - ``output``: the folder to make; ``file_name``: of the .pt in it; ``torch_attention_mask``: store
+            - ``output``: the folder to make; a ``source`` that is a prepared folder already is used as it is
+              when it is the ``output`` too; ``file_name``: of the .pt in it; ``torch_attention_mask``: store
               masks in the .pt (None: as the template's tutorial does).
             - ``sample``: at most so many rows of each split; ``validation_fraction``: share of the training
               rows to hold out when there is no validation split (0.05; 0 for none).
@@ -83,7 +90,12 @@ def run(inputs: Dict[str, Any], report: Any) -> Dict[str, Any]:
     wanted = Wanted(inputs)
     be_polite(wanted)
     try:
-        return _prepare(wanted, report)
+        described = marker_of(wanted.source)
+        if described is not None:
+            check_adopted(wanted.source, wanted.output, wanted.model, described)
+            report.message("using {} as it was prepared".format(wanted.source), code="REUSED")
+            return _result(wanted, described, report, reused=True)
+        return _prepare(wanted, report, {key: inputs.get(key) for key in _MADE_WITH})
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StepError(
@@ -107,7 +119,7 @@ def raw_rows(inputs: Dict[str, Any], split: str) -> Iterator[Dict[str, Any]]:
     Raises:
         StepError: as ``run``; DATASET_INVALID when there is no such split.
     """
-    wanted = Wanted(inputs)
+    wanted = Wanted(made_from(inputs))
     source = open_source(wanted.source, wanted.config, wanted.cache_dir, wanted.trust_dataset_code)
     plan = plan_splits(source, wanted)
     if split not in plan:
@@ -130,7 +142,7 @@ def be_polite(wanted: Wanted) -> None:
     os.environ.setdefault("RAYON_NUM_THREADS", str(wanted.jobs))
 
 
-def _prepare(wanted: Wanted, report: Any) -> Dict[str, Any]:
+def _prepare(wanted: Wanted, report: Any, made_with: Dict[str, Any]) -> Dict[str, Any]:
     basis = wanted.basis()
     key = hashlib.sha256(json.dumps(basis, sort_keys=True).encode("utf-8")).hexdigest()
     parent, name = os.path.split(wanted.output)
@@ -152,7 +164,7 @@ def _prepare(wanted: Wanted, report: Any) -> Dict[str, Any]:
         refuse_foreign(wanted.output)
         try:
             described = _Build(wanted, partial, report).run()
-            described.update({"key": key, "basis": basis})
+            described.update({"key": key, "basis": basis, "made_with": dict(made_with, source=wanted.source)})
             write_json(os.path.join(partial, MARKER), described)
             publish(partial, wanted.output)
         except BaseException:

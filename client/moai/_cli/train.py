@@ -54,7 +54,7 @@ def train(
     command: Annotated[list[str], typer.Argument(metavar="[-- CMD ARG...]", help="Your own training script, unmodified.")] = [],  # noqa: B006
     on: On = "",
     model: Annotated[str, typer.Option("--model", metavar="MODEL", help="Hub id, or a folder there.")] = "",
-    dataset: Annotated[str, typer.Option("--dataset", metavar="DATA", help="Hub id[:CONFIG], path there, or laptop:PATH.")] = "",
+    dataset: Annotated[str, typer.Option("--dataset", metavar="DATA", help="Hub id[:CONFIG], path there (a prepared folder too), or laptop:PATH.")] = "",
     method: Annotated[str, typer.Option("--method", metavar="full|lora", help="What is trained. [full]")] = "",
     max_steps: Annotated[int, typer.Option("--max-steps", min=1, help="Optimizer steps. [by epochs]")] = None,  # type: ignore[assignment]
     epochs: Annotated[float, typer.Option("--epochs", help="Passes over the data. [1]")] = None,  # type: ignore[assignment]
