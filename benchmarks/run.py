@@ -20,6 +20,7 @@ import download_rows  # noqa: E402
 import fleet  # noqa: E402
 import platform_rows  # noqa: E402
 import prepare  # noqa: E402
+import pull_rows  # noqa: E402
 import spine  # noqa: E402
 import sync_rows  # noqa: E402
 import top  # noqa: E402
@@ -32,6 +33,7 @@ GROUPS = {
     "download": download_rows.rows,
     "prepare": prepare.rows,
     "sync": sync_rows.rows,
+    "pull": pull_rows.rows,
     "training": training_rows.rows,
     "top": top.rows,
     "fleet": fleet.rows,
