@@ -86,3 +86,19 @@ def test_what_does_not_go_together_is_usage(boxes, files, words, said):
     data = [] if "--" in words else ["--model", files[0], "--dataset", files[1]]
     done = boxes[0].moai("remote", "train", *words[:cut], *data, *words[cut:])
     assert done.returncode == 2 and said in done.stderr, done.stderr
+
+
+@pytest.mark.faults
+def test_a_model_is_asked_and_measured_on_several_containers(boxes, files, train_python):
+    """Each has the model at the same path; what was found comes a host after the other, in the order asked."""
+    box, (model, data) = boxes[0], files
+    where = ("--on", "b,a", "--env", train_python)
+    said = box.moai("remote", "generate", model, "--prompt", "Hello", "--max-new-tokens", "2", *where, "--plain")
+    assert said.returncode == 0, said.stderr.decode()
+    lines = said.stdout.decode().splitlines()
+    assert [line for line in lines if line in ("a:", "b:")] == ["b:", "a:"]
+    assert sum(line.startswith("  answer") for line in lines) == 2
+    measured = box.moai("remote", "evaluate", model, "--dataset", data, "--block-size", "64", "--rows", "2", *where, "--json")
+    assert measured.returncode == 0, measured.stderr.decode()
+    found = [one for one in map(json.loads, measured.stdout.splitlines()) if one.get("schema") == "moai.evaluation/1"]
+    assert [one["host"] for one in found] == ["b", "a"] and found[0]["figures"]["loss"] == found[1]["figures"]["loss"]
