@@ -105,11 +105,15 @@ def train(
 
 
 def resume(job: Job, settings: Mapping[str, Any], options: JobOptions, force: bool, start_from: str) -> list[Job]:
-    """Resume a job and, of a training over several containers, all of its members: the given job's first."""
+    """Resume a job and, of a training over several containers, all of its members: the leader's first.
+
+    Their processes agree on the newest checkpoint that each of them has, whichever member was named.
+    """
     others = members(job)
     if not others:
         return [job.resume(settings, options, force, start_from)]
     hosts = (job.spec_and_plan()[0].get("labels") or {})[HOSTS_LABEL]
+    names = str(hosts).split(",")
     group = options.request_id or new_request_id()
     return [
         one.resume(
@@ -118,7 +122,7 @@ def resume(job: Job, settings: Mapping[str, Any], options: JobOptions, force: bo
             force,
             start_from,
         )
-        for rank, one in enumerate([job, *others])
+        for rank, one in enumerate(sorted([job, *others], key=lambda member: names.index(member.host.name)))
     ]
 
 

@@ -163,7 +163,7 @@ class Job:
     def resume_all(
         self, settings: Mapping[str, Any] | None = None, options: JobOptions | None = None, force: bool = False, start_from: str = ""
     ) -> list[Job]:
-        """``resume``, and of a training over several containers every member's too: this job's new one first."""
+        """``resume``, and of a training over several containers every member's too: the leader's new one first."""
         from moai import _group
 
         return _group.resume(self, settings or {}, options or JobOptions(), force, start_from)

@@ -157,6 +157,18 @@ def test_verbs_that_make_jobs_take_several_hosts_a_row_each_and_the_worst_exit_c
     assert any(row[0] == "c0" and "FAILED" in row for row in rows)
 
 
+@pytest.mark.parametrize("words", [("evaluate", "/no/model", "--dataset", "/no/data"), ("merge", "/no/model"), ("generate", "/no/model", "--prompt", "x")])
+def test_verbs_on_a_model_take_several_hosts_and_a_job_is_of_one(boxes, laptop, words):
+    done = laptop.moai("remote", *words, "--on", "dead,c0,c1", "--plain")
+    assert done.returncode == 4, done.stderr.decode()
+    rows = [line.split()[0] for line in done.stdout.decode().splitlines() if line.split()[:1] and line.split()[0] in ("c0", "c1", "dead")]
+    assert rows[:3] == ["dead", "c0", "c1"], done.stdout.decode()
+    refused = laptop.moai("remote", words[0], "last", *words[2:], "--on", "@pool")
+    assert refused.returncode == 2 and b"lives on one host" in refused.stderr
+    fast = laptop.moai("remote", *words, "--on", "c0,dead", "--detach", "--json", "--fail-fast")
+    assert fast.returncode == 4 and [e["host"] for e in json.loads(fast.stdout)["errors"]][-1] == "dead"
+
+
 def test_fail_fast_cancels_what_the_others_started(boxes, laptop):
     done = laptop.moai("remote", "run", "--on", "c0,dead", "--fail-fast", "--detach", "--", "sleep", "600")
     assert done.returncode == 4

@@ -1,10 +1,13 @@
 """One training over two containers: two sshds, two agents, two supervisors, torchrun between them (gloo, CPU)."""
 
 import json
+import os
+import signal
+import time
 
 import pytest
 from fakes import news, tinymodel
-from fakes.box import Box
+from fakes.box import Box, processes_of
 from fakes.sshd import find_sshd
 
 
@@ -66,6 +69,67 @@ def test_two_containers_train_as_one(boxes, files, train_python):
     assert log.count("step 4/4 |") == 1
 
 
+def end_jobs(box):
+    """SIGKILL every process of the container's jobs, supervisors first; its agent and sshd stay."""
+    while found := {pid: argv for pid, argv in processes_of(box.home).items() if "moai_agent" not in " ".join(argv) and "main.py" in " ".join(argv)}:
+        for pid in found:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        os.sched_yield()
+
+
+def ended_job(box, host):
+    """The container's newest job, as ``jobs --json`` has it, once it has ended."""
+    end_s = time.monotonic() + 90
+    while True:
+        job = json.loads(box.moai("remote", "jobs", "--on", host, "--json").stdout)["jobs"][0]
+        if job["state"] in ("SUCCEEDED", "FAILED", "CANCELLED", "INTERRUPTED", "UNKNOWN"):
+            return job
+        assert time.monotonic() < end_s, job
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("asked", ["a", "b"])
+def test_killed_members_resume_together_from_their_last_common_checkpoint(boxes, files, train_python, tmp_path, asked):
+    """Whichever member is named, and though one of them has saved a checkpoint that the other has not."""
+    a, b, _ = boxes
+    model, data = files
+    output = f"~/resumed-{asked}"
+    started = a.moai(
+        "remote", "train", "--on", "a,b", "--nodes", "2", "--env", train_python, "--model", model, "--dataset", data, "--method", "lora",
+        "--max-steps", "120", "--batch-size", "4", "--block-size", "64", "--output", output, "--set", "save_steps=10", "--detach",
+    )  # fmt: skip
+    assert started.returncode == 0, started.stderr
+    old = dict(line.split("/") for line in started.stdout.decode().split())
+    saved = [box.home / f"resumed-{asked}" / "checkpoints" / "checkpoint-20" / "moai-checkpoint.json" for box in (a, b)]
+    end_s = time.monotonic() + 120
+    while not all(path.is_file() for path in saved):
+        assert time.monotonic() < end_s, a.moai("remote", "logs", "a/" + old["a"]).stdout.decode()[-2000:]
+        os.sched_yield()
+    for box in (b, a):
+        end_jobs(box)
+    assert not (a.home / f"resumed-{asked}" / "moai-training.json").exists()
+    assert {ended_job(a, name)["state"] for name in "ab"} == {"UNKNOWN"}
+    # The container that is not asked was killed before it had saved what the other has.
+    behind = b if asked == "a" else a
+    for folder in (behind.home / f"resumed-{asked}" / "checkpoints").glob("checkpoint-*"):
+        if int(folder.name.partition("-")[2]) > 10:
+            (folder / "moai-checkpoint.json").unlink()
+    done = a.moai("remote", "resume", f"{asked}/{old[asked]}", "--plain", timeout=300)
+    said = done.stdout.decode() + done.stderr.decode()
+    assert done.returncode == 0, said
+    for name, box in (("a", a), ("b", b)):
+        job = ended_job(a, name)
+        assert (job["state"], job["parent"]) == ("SUCCEEDED", old[name]), job
+        summary = json.loads((box.home / f"resumed-{asked}" / "moai-training.json").read_text())
+        assert summary["losses"][-1][0] == 120
+    steps = [line for line in a.moai("remote", "logs", "a/" + ended_job(a, "a")["job"]).stdout.decode().splitlines() if line.startswith("step ")]
+    assert steps[-1].startswith("step 120/120")
+    assert not any(line.startswith(("step 10/", "step 9/")) for line in steps)
+
+
 def test_a_moai_accelerator_refuses_and_says_why(boxes, files):
     a, model = boxes[0], files[0]
     done = a.moai("remote", "train", "--on", "m,a", "--nodes", "2", "--model", model, "--dataset", files[1])
@@ -86,3 +150,19 @@ def test_what_does_not_go_together_is_usage(boxes, files, words, said):
     data = [] if "--" in words else ["--model", files[0], "--dataset", files[1]]
     done = boxes[0].moai("remote", "train", *words[:cut], *data, *words[cut:])
     assert done.returncode == 2 and said in done.stderr, done.stderr
+
+
+@pytest.mark.faults
+def test_a_model_is_asked_and_measured_on_several_containers(boxes, files, train_python):
+    """Each has the model at the same path; what was found comes a host after the other, in the order asked."""
+    box, (model, data) = boxes[0], files
+    where = ("--on", "b,a", "--env", train_python)
+    said = box.moai("remote", "generate", model, "--prompt", "Hello", "--max-new-tokens", "2", *where, "--plain")
+    assert said.returncode == 0, said.stderr.decode()
+    lines = said.stdout.decode().splitlines()
+    assert [line for line in lines if line in ("a:", "b:")] == ["b:", "a:"]
+    assert sum(line.startswith("  answer") for line in lines) == 2
+    measured = box.moai("remote", "evaluate", model, "--dataset", data, "--block-size", "64", "--rows", "2", *where, "--json")
+    assert measured.returncode == 0, measured.stderr.decode()
+    found = [one for one in map(json.loads, measured.stdout.splitlines()) if one.get("schema") == "moai.evaluation/1"]
+    assert [one["host"] for one in found] == ["b", "a"] and found[0]["figures"]["loss"] == found[1]["figures"]["loss"]

@@ -9,9 +9,10 @@ import typer
 
 import moai
 from moai._cli.clean import clean
-from moai._cli.common import Env, Json, On, Plain, note, print_json
+from moai._cli.common import Env, FailFast, Json, On, Plain, note, print_json, several
 from moai._cli.follow import exit_code, follow
-from moai._cli.generate import where
+from moai._cli.generate import refuse_job, where
+from moai._cli.spread import submit_each
 from moai._cli.start import Detach, Name, RequestId, Setenv, Setup, announce, options
 from moai._cli.table import duration, print_table
 
@@ -40,16 +41,34 @@ def evaluate(
     detach: Detach = False,
     as_json: Json = False,
     plain: Plain = False,
+    fail_fast: FailFast = False,
 ) -> None:
     """Loss, perplexity and ROUGE of a model, beside its base model if asked."""
     if split not in ("", "train", "validation", "test"):
         raise moai.UsageError("USAGE", f"--split is train, validation or test, not {split!r}", "--split validation")
+
+    def start(there: moai.Host, mine: moai.JobOptions, what: str = model) -> moai.Job:
+        return there.evaluate(
+            what, dataset, mine, split=split, rows=rows or 0, rouge=rouge, max_new_tokens=max_new_tokens, compare=compare,
+            template=template, block_size=block_size or 0, dataset_revision=dataset_revision, trust_remote_code=trust_remote_code,
+        )  # fmt: skip
+
+    given = options(env=env, setenv=setenv, setup=setup)
+    if several(on):
+        refuse_job(model, on)
+
+        def tell(job: moai.Job) -> None:
+            found = job.host.evaluated(job)
+            if as_json:
+                print_json(document(job.host.name, job.id, found))
+                return
+            print(f"{job.host.name}:")
+            show(found, plain)
+
+        submit_each(on, start, given, detach, as_json, plain, fail_fast, tell)
+        return
     target, wanted = where(model, on)
-    job = target.evaluate(
-        wanted, dataset, options(env=env, setenv=setenv, setup=setup), split=split, rows=rows or 0, rouge=rouge,
-        max_new_tokens=max_new_tokens, compare=compare, template=template, block_size=block_size or 0,
-        dataset_revision=dataset_revision, trust_remote_code=trust_remote_code,
-    )  # fmt: skip
+    job = start(target, given, wanted)
     if detach:
         announce(job, True, as_json)
         return
@@ -123,13 +142,20 @@ def merge(
     detach: Detach = False,
     as_json: Json = False,
     plain: Plain = False,
+    fail_fast: FailFast = False,
 ) -> None:
     """Put a LoRA adapter into its base model's weights: a model of its own, verified."""
+
+    def start(there: moai.Host, mine: moai.JobOptions, what: str = adapter) -> moai.Job:
+        return there.merge(what, mine, base_model=base_model, output=output, trust_remote_code=trust_remote_code)
+
+    given = options(env=env, name=name, request_id=request_id, claims=False)
+    if several(on):
+        refuse_job(adapter, on)
+        submit_each(on, start, given, detach, as_json, plain, fail_fast)
+        return
     target, wanted = where(adapter, on)
-    job = target.merge(
-        wanted, options(env=env, name=name, request_id=request_id, claims=False), base_model=base_model, output=output,
-        trust_remote_code=trust_remote_code,
-    )  # fmt: skip
+    job = start(target, given, wanted)
     if not announce(job, detach, as_json):
         follow(job, as_json=as_json, plain=plain, log=False)
 

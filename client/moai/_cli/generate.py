@@ -9,8 +9,9 @@ import typer
 
 import moai
 from moai._cli.clean import clean
-from moai._cli.common import Env, Json, On, Plain, find_job, has_colour, host, note, print_json
+from moai._cli.common import Env, FailFast, Json, On, Plain, find_job, has_colour, host, note, print_json, several
 from moai._cli.follow import exit_code, follow
+from moai._cli.spread import submit_each
 from moai._cli.start import Detach, Setenv, Setup, announce, options
 from moai._cli.table import paint
 
@@ -32,18 +33,32 @@ def generate(
     detach: Detach = False,
     as_json: Json = False,
     plain: Plain = False,
+    fail_fast: FailFast = False,
 ) -> None:
     """Answer prompts with a trained model, in the shape a training job had its rows, unless another is named."""
+    prompt_file = _prompt_file(file)
+
+    def start(there: moai.Host, mine: moai.JobOptions, what: str = model) -> moai.Job:
+        return there.generate(
+            what, prompt, mine, prompt_file=prompt_file, template=template, max_new_tokens=max_new_tokens, compare=compare
+        )
+
+    given = options(env=env, setenv=setenv, setup=setup)
+    if several(on):
+        refuse_job(model, on)
+
+        def tell(job: moai.Job) -> None:
+            answers = job.host.generated(job)
+            if as_json:
+                print_json({"schema": "moai.generated/1", "host": job.host.name, "job": job.id, "answers": answers})
+                return
+            print(f"{job.host.name}:")
+            _show(answers, has_colour(plain))
+
+        submit_each(on, start, given, detach, as_json, plain, fail_fast, tell)
+        return
     target, wanted = where(model, on)
-    job = target.generate(
-        wanted,
-        prompt,
-        options(env=env, setenv=setenv, setup=setup),
-        prompt_file=_prompt_file(file),
-        template=template,
-        max_new_tokens=max_new_tokens,
-        compare=compare,
-    )
+    job = start(target, given, wanted)
     if detach:
         announce(job, True, as_json)
         return
@@ -62,12 +77,24 @@ def generate(
 
 def where(model: str, on: str) -> tuple[Any, str]:
     """Host, and what to name there."""
-    # A word with a blank, a "/" in front, or ORG/NAME that is no HOST/JOB is a path or a Hub id.
-    looks_like_job = not model.startswith(("/", "~", ".")) and " " not in model
-    if looks_like_job and ("/" not in model or model.partition("/")[0] in moai.config().hosts):
+    if _names_job(model):
         job = find_job(model, on)
         return job.host, job.id
     return host(on), model
+
+
+def refuse_job(model: str, on: str) -> None:
+    """Raise UsageError where a job is named for several hosts."""
+    if _names_job(model):
+        raise moai.UsageError(
+            "USAGE", f"{model} is a job, which lives on one host, and --on {on} names several", "name a folder there or a Hub id, or leave --on out"
+        )
+
+
+def _names_job(model: str) -> bool:
+    # A word with a blank, a "/" in front, or ORG/NAME that is no HOST/JOB is a path or a Hub id.
+    looks_like_job = not model.startswith(("/", "~", ".")) and " " not in model
+    return looks_like_job and ("/" not in model or model.partition("/")[0] in moai.config().hosts)
 
 
 def _prompt_file(text: str) -> str:

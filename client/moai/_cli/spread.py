@@ -14,8 +14,15 @@ from moai._cli.follow import exit_code, log_line
 from moai._cli.table import STATE_STYLE, print_table
 
 
-def spread(results: moai.Results[moai.Job], fleet: moai.Fleet, detach: bool, as_json: bool, plain: bool) -> None:
-    """Say what was started where and, unless detached, follow all of it. Leaves with the worst exit code."""
+def spread(
+    results: moai.Results[moai.Job], fleet: moai.Fleet, detach: bool, as_json: bool, plain: bool,
+    tell: Callable[[moai.Job], None] | None = None,
+) -> None:  # fmt: skip
+    """Say what was started where and, unless detached, follow all of it. Leaves with the worst exit code.
+
+    Args:
+        tell: says what a job that was followed and succeeded found; called in the order of the hosts.
+    """
     jobs = list(results.ok.values())
     if as_json and detach:
         print_json(
@@ -31,17 +38,20 @@ def spread(results: moai.Results[moai.Job], fleet: moai.Fleet, detach: bool, as_
     codes = [error.exit_code for error in results.failed.values()]
     if jobs and not detach:
         codes += _follow(jobs, fleet, as_json, plain)
+        for job in jobs:
+            if tell is not None and job.info.state == "SUCCEEDED":
+                tell(job)
     if any(codes):
         raise typer.Exit(worst(codes))
 
 
 def submit_each(
     names: str, start: Callable[[moai.Host, moai.JobOptions], moai.Job], given: moai.JobOptions, detach: bool, as_json: bool, plain: bool,
-    fail_fast: bool = False,
+    fail_fast: bool = False, tell: Callable[[moai.Job], None] | None = None,
 ) -> None:  # fmt: skip
     """The same submission on every host named, then ``spread``. Leaves with the worst exit code."""
     every = fleet(names)
-    spread(every.submit(start, given, fail_fast=fail_fast), every, detach, as_json, plain)
+    spread(every.submit(start, given, fail_fast=fail_fast), every, detach, as_json, plain, tell)
 
 
 def _follow(jobs: list[moai.Job], fleet: moai.Fleet, as_json: bool, plain: bool) -> list[int]:
