@@ -43,6 +43,7 @@ class StepWatch:
         clock: monotonic seconds; replaced in tests.
         sizes: bytes of a checkpoint before one was made, and of the result that must still fit behind it.
         free: bytes free for a path; replaced in tests.
+        spread: gives the other containers what a checkpoint has on rank 0 only; every rank calls it.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class StepWatch:
         first_here: bool = True,
         sizes: Tuple[int, int] = (0, 0),
         free: Callable[[str], int] = lambda path: shutil.disk_usage(path).free,
+        spread: Callable[[str], Any] = lambda path: None,
     ) -> None:
         self.report = report
         self.total = total
@@ -87,6 +89,7 @@ class StepWatch:
         self._save_time = 0.0
         self._checkpoint_bytes, self._result_bytes = sizes
         self._free = free
+        self.spread = spread
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         apply_rates(args, kwargs.get("optimizer"), kwargs.get("lr_scheduler"))
@@ -159,9 +162,10 @@ class StepWatch:
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._save_time = self.clock()
         self.agree(0)  # every rank has written its random-number state
+        path = os.path.join(args.output_dir, "checkpoint-{}".format(state.global_step))
+        self.spread(path)
         if not self.first_here:
             return
-        path = os.path.join(args.output_dir, "checkpoint-{}".format(state.global_step))
         size = self._checkpoint_bytes = checkpoints.seal(path, state.global_step, self.identity)
         removed = checkpoints.rotate(
             args.output_dir, self.settings.keep_checkpoints, best_path(args.output_dir, self.best)

@@ -110,6 +110,16 @@ def node_count() -> int:
     return max(1, int(os.environ.get("GROUP_WORLD_SIZE") or 1))
 
 
+def save_on_each_node(model: Any) -> None:
+    """Let a model write its weights wherever it is told to.
+
+    transformers 5 asks for the first process of all beside ``save_on_each_node``
+    (``should_save_on_this_rank`` of distributed/mixin.py), so other containers had checkpoints without weights.
+    """
+    if hasattr(model, "should_save_on_this_rank"):
+        model.should_save_on_this_rank = lambda is_main_process: is_main_process
+
+
 def gather(value: Any) -> List[Any]:
     """``value`` of every process, by rank; every process waits for all. Needs the processes joined."""
     import torch

@@ -19,7 +19,7 @@ from importlib import metadata
 from typing import Any, Dict, List, NamedTuple, NoReturn, Optional
 
 from .errors import StepError
-from .jobdir import JobDir, write_json
+from .jobdir import JobDir, read_json, write_json
 
 #: Set for the processes that torchrun starts.
 LAUNCHED = "MOAI_LAUNCHED"
@@ -123,15 +123,7 @@ def torchrun(processes: int, how: List[str]) -> NoReturn:
     of ours begins (the port is taken, a member does not come).
     """
     job = JobDir(sys.argv[3])
-    error = StepError(
-        "TRAINING_FAILED",
-        "torchrun ended before the training began; the end of the log says why.",
-        "moai remote logs %s, then moai remote resume %s" % (job.id, job.id),
-    )
-    write_json(
-        job.control_file("result-" + sys.argv[1]),
-        {"ok": False, "skipped": False, "result": {}, "error": error.as_dict(), "launching": True},
-    )
+    _leave(job, sys.argv[1], "torchrun ended before the training began; the end of the log says why.")
     env = dict(os.environ, **{LAUNCHED: "1"})
     # torchrun sets 1 by itself and warns; more would have the processes fight for the cores.
     env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
@@ -139,6 +131,22 @@ def torchrun(processes: int, how: List[str]) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, argv, env)
+
+
+def began(job: JobDir, name: str) -> None:
+    """Tell, for the case that this process is killed and can tell nothing, that it was there."""
+    if is_launched() and (read_json(job.control_file("result-" + name)) or {}).get("launching"):
+        _leave(job, name, "A process of the training was killed; which one and how, the end of the log says.")
+
+
+def _leave(job: JobDir, name: str, message: str) -> None:
+    """An outcome that any process of the training replaces with its own."""
+    again = "moai remote logs %s, then moai remote resume %s" % (job.id, job.id)
+    error = StepError("TRAINING_FAILED", message, again)
+    write_json(
+        job.control_file("result-" + name),
+        {"ok": False, "skipped": False, "result": {}, "error": error.as_dict(), "launching": True},
+    )
 
 
 def is_moreh() -> bool:

@@ -22,6 +22,7 @@ from . import (
     modelcard,
     modelfiles,
     sharding,
+    sharing,
     trackers,
     train_data,
     train_start,
@@ -114,6 +115,7 @@ def train(settings: TrainSettings, report: Any) -> Dict[str, Any]:
         report, total, rows.row_tokens, settings, identity,
         leader=compat.process_rank() == 0, agree=callbacks.agree_over_processes(arguments.device),
         first_here=compat.is_first_here(), can_evaluate=rows.validation is not None, checkpoint_bytes=sizes[0], sizes=sizes,
+        spread=sharing.spread if compat.node_count() > 1 else lambda path: None,
     )  # fmt: skip
     trainer = transformers.Trainer(
         model=model,
@@ -125,6 +127,8 @@ def train(settings: TrainSettings, report: Any) -> Dict[str, Any]:
     )
     # Prints every log entry as a dictionary; ours prints a line for people.
     trainer.remove_callback(transformers.PrinterCallback)
+    if compat.node_count() > 1 and not getattr(trainer, "is_fsdp_enabled", False):
+        compat.save_on_each_node(model)
     _quiet_cache(model, False)
     began = time.time()
     if finished:
@@ -375,6 +379,8 @@ def _save(trainer: Any, settings: TrainSettings) -> None:
         os.unlink(summary)
     try:
         trainer.save_model(settings.output)
+        if compat.node_count() > 1:
+            sharing.spread(settings.output, leave=(SUMMARY, modelcard.NAME))
         if compat.is_first_here():
             modelfiles.copy_tokenizer(settings.model, settings.output)
             # A pickle of this process's arguments: of no use to readers, and code to those who load it.

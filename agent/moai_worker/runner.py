@@ -24,6 +24,7 @@ def main(argv: List[str]) -> int:
     name, module_name, folder = argv[:3]
     job = JobDir(folder)
     launch.separate_output(job.path)
+    launch.began(job, name)
     plan = read_json(job.plan) or {}
     step = next(s for s in plan["steps"] if s["name"] == name)
     reporter = Reporter(job.reports, name)

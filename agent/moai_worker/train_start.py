@@ -7,7 +7,7 @@ checkpoint of another run and one the installed libraries cannot load. Runs in t
 import os
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from . import checkpoints, compat
+from . import checkpoints, compat, sharing
 from .errors import StepError
 from .jobdir import read_json, write_json
 from .train_settings import TrainSettings
@@ -28,7 +28,7 @@ class Start(NamedTuple):
 def choose(
     settings: TrainSettings, folder: str, identity: Dict[str, Any], total: int, report: Any
 ) -> Tuple[Start, Rejected]:
-    """Choose the checkpoint; reads only.
+    """Choose the checkpoint; reads only, but for a container that is given one of another's.
 
     Args:
         settings: what the user asked; ``resume`` decides.
@@ -52,7 +52,7 @@ def choose(
         chosen: Optional[checkpoints.Checkpoint] = checkpoints.named(settings.resume)
     else:
         chosen, rejected = checkpoints.newest_complete(folder)
-    chosen, rejected = _common(settings, folder, chosen, rejected)
+    chosen, rejected = _common(settings, folder, chosen, rejected, identity)
     problem = compat.resume_problem()
     if chosen is None:
         if problem and (settings.save_steps or settings.save_minutes):
@@ -80,7 +80,11 @@ def choose(
 
 
 def _common(
-    settings: TrainSettings, folder: str, chosen: Optional[checkpoints.Checkpoint], rejected: Rejected
+    settings: TrainSettings,
+    folder: str,
+    chosen: Optional[checkpoints.Checkpoint],
+    rejected: Rejected,
+    identity: Dict[str, Any],
 ) -> Tuple[Optional[checkpoints.Checkpoint], Rejected]:
     """The checkpoint that every container has; several disks may differ by the one that was being written.
 
@@ -96,14 +100,26 @@ def _common(
     if len(set(steps)) == 1:
         return chosen, rejected
     shared = set(everyone[0][0]).intersection(*(set(have) for have, _ in everyone[1:]))
-    if not shared:
+    if not shared and isinstance(settings.resume, str):
         raise StepError(
             "CHECKPOINT_NOT_FOUND",
             "The containers have no checkpoint in common: their newest are of steps {}.".format(
                 ", ".join(str(step) for step in steps)
             ),
-            "Copy the newest checkpoint folder to all of them (moai remote pull, push), or start over with resume=false.",
+            "Copy the checkpoint's folder to all of them (moai remote pull, push), or resume from the latest.",
         )
+    if not shared:
+        # Killed while some were writing their first one, or it was lost on a container: whoever has it gives it.
+        shared = {max(steps)}
+        path = os.path.join(folder, "checkpoint-{}".format(max(steps)))
+        if compat.is_first_here() and os.path.isdir(path) and checkpoints.why_incomplete(path):
+            checkpoints.remove(path)  # Half-written files have their names already.
+        compat.gather(None)
+        sharing.spread(path, source=steps.index(max(steps)))
+        if compat.is_first_here() and checkpoints.why_incomplete(path):
+            checkpoints.seal(path, max(steps), identity)
+        rejected = [(item, why) for item, why in rejected if item.step != max(steps)]
+        compat.gather(None)
     best = max(shared)
     path = os.path.join(folder, "checkpoint-{}".format(best))
     newer = [

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from fakes import news, tinymodel
-from fakes.box import Box, processes_of
+from fakes.box import Box, parent_of, processes_of
 from fakes.sshd import find_sshd
 
 
@@ -88,6 +88,36 @@ def ended_job(box, host):
         if job["state"] in ("SUCCEEDED", "FAILED", "CANCELLED", "INTERRUPTED", "UNKNOWN"):
             return job
         assert time.monotonic() < end_s, job
+
+
+@pytest.mark.faults
+def test_a_killed_process_is_restarted_with_its_group_and_no_container_lacks_weights(boxes, files, train_python):
+    """``--retries``: SIGKILL of one container's training process; both begin again at their last checkpoint."""
+    a, b, _ = boxes
+    model, data = files
+    started = a.moai(
+        "remote", "train", "--on", "a,b", "--nodes", "2", "--env", train_python, "--model", model, "--dataset", data, "--method", "full",
+        "--max-steps", "60", "--batch-size", "4", "--block-size", "64", "--output", "~/healed", "--set", "save_steps=5", "--retries", "3",
+        "--detach",
+    )  # fmt: skip
+    assert started.returncode == 0, started.stderr
+    jobs = dict(line.split("/") for line in started.stdout.decode().split())
+    end_s = time.monotonic() + 120
+    while not (a.home / "healed" / "checkpoints" / "checkpoint-5" / "moai-checkpoint.json").is_file():
+        assert time.monotonic() < end_s, a.moai("remote", "logs", "a/" + jobs["a"]).stdout.decode()[-2000:]
+        os.sched_yield()
+    below = {pid: argv for pid, argv in processes_of(b.home).items() if "torch.distributed.run" not in argv and "supervisor" not in " ".join(argv)}
+    (worker,) = [pid for pid in below if "torch.distributed.run" in processes_of(b.home).get(parent_of(pid), [])]
+    os.kill(worker, signal.SIGKILL)
+    for name, box in (("a", a), ("b", b)):
+        job = ended_job(a, name)
+        assert (job["job"], job["state"]) == (jobs[name], "SUCCEEDED"), a.moai("remote", "logs", f"{name}/{jobs[name]}").stdout.decode()[-3000:]
+        for folder in (box.home / "healed", *(box.home / "healed" / "checkpoints").iterdir()):
+            assert (folder / "model.safetensors").is_file(), folder
+    losses = [json.loads((box.home / "healed" / "moai-training.json").read_text())["losses"] for box in (a, b)]
+    assert losses[0] == losses[1] and [step for step, _ in losses[0]] == list(range(1, 61))
+    events = a.moai("remote", "attach", "b/" + jobs["b"], "--json").stdout.decode()
+    assert "A process of the training was killed" in events and "Resuming from step" in events
 
 
 @pytest.mark.faults
