@@ -57,7 +57,7 @@ def generate(
         follow(job, as_json=False, plain=plain, log=False)
     finally:
         if exit_code(job.info) == 0 and job.info.state == "SUCCEEDED":
-            _show(target.generated(job), has_colour(plain))
+            show_answers(job, plain)
 
 
 def where(model: str, on: str) -> tuple[Any, str]:
@@ -81,7 +81,9 @@ def _prompt_file(text: str) -> str:
     return "laptop:" + path
 
 
-def _show(answers: list[dict[str, Any]], colour: bool) -> None:
+def show_answers(job: moai.Job, plain: bool) -> None:
+    """The answers of an ended ``generate`` job, each under its prompt."""
+    answers, colour = job.host.generated(job), has_colour(plain)
     for number, one in enumerate(answers, 1):
         prompt = " ".join(str(one["prompt"]).split())
         shown = prompt if len(prompt) <= 240 else prompt[:120] + " … " + prompt[-120:]
