@@ -43,6 +43,7 @@ class StepWatch:
         clock: monotonic seconds; replaced in tests.
         sizes: bytes of a checkpoint before one was made, and of the result that must still fit behind it.
         free: bytes free for a path; replaced in tests.
+        ran: told the steps done after each, and whether it is to be kept at once (``TrainingRuns.at``).
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class StepWatch:
         first_here: bool = True,
         sizes: Tuple[int, int] = (0, 0),
         free: Callable[[str], int] = lambda path: shutil.disk_usage(path).free,
+        ran: Callable[[int, bool], None] = lambda step, now: None,
     ) -> None:
         self.report = report
         self.total = total
@@ -87,6 +89,7 @@ class StepWatch:
         self._save_time = 0.0
         self._checkpoint_bytes, self._result_bytes = sizes
         self._free = free
+        self._ran = ran
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         apply_rates(args, kwargs.get("optimizer"), kwargs.get("lr_scheduler"))
@@ -104,6 +107,7 @@ class StepWatch:
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.step = state.global_step
+        self._ran(self.step, False)
         agreed = self.agree(self._wanted() if self.leader else 0)
         wanted = agreed & ((1 << _FLAG_BITS) - 1)
         if agreed >> _FLAG_BITS:
@@ -166,6 +170,7 @@ class StepWatch:
         removed = checkpoints.rotate(
             args.output_dir, self.settings.keep_checkpoints, best_path(args.output_dir, self.best)
         )
+        self._ran(state.global_step, True)
         self.saved = [old for old in self.saved if old not in removed] + [path]
         self.report.artifact("checkpoint", path, step=state.global_step, size_bytes=size)
         if CHECKPOINT in self._asked or STOP in self._asked:

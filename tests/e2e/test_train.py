@@ -206,6 +206,13 @@ def test_a_killed_training_is_resumed_at_the_right_step(box):
     assert steps == list(range(steps[0], last + 9))
     info = json.loads(box.moai("remote", "show", events[0]["job"], "--json").stdout)
     assert info["parent"] == job and info["output"] == str(output)
+    summary = json.loads((output / "moai-training.json").read_text())
+    killed, ours = summary["runs"]
+    assert (killed["job"], killed["start_step"], ours["job"]) == (job, 0, info["job"]) and killed["step"] >= whole
+    assert (ours["start_step"], ours["step"]) == (whole, last + 8)
+    assert summary["seconds"] == pytest.approx(killed["seconds"] + ours["seconds"], abs=0.002) and killed["seconds"] > 0 < ours["seconds"]
+    card = (output / "README.md").read_text()
+    assert f"| runs | 2: steps 1 to {killed['step']}, {whole + 1} to {last + 8} |" in card, "of both jobs"
 
     repeated = box.moai("remote", "again", events[0]["job"], "--set", "max_steps=2", "--json")
     assert repeated.returncode == 0, repeated.stderr.decode()
