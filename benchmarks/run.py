@@ -23,6 +23,7 @@ import prepare  # noqa: E402
 import pull_rows  # noqa: E402
 import spine  # noqa: E402
 import sync_rows  # noqa: E402
+import together_rows  # noqa: E402
 import top  # noqa: E402
 import training_rows  # noqa: E402
 from measure import HEADER, Row  # noqa: E402
@@ -35,6 +36,7 @@ GROUPS = {
     "sync": sync_rows.rows,
     "pull": pull_rows.rows,
     "training": training_rows.rows,
+    "together": together_rows.rows,
     "top": top.rows,
     "fleet": fleet.rows,
 }

@@ -44,6 +44,7 @@ class StepWatch:
         sizes: bytes of a checkpoint before one was made, and of the result that must still fit behind it.
         free: bytes free for a path; replaced in tests.
         spread: gives the other containers what a checkpoint has on rank 0 only; every rank calls it.
+        ran: told the steps done after each, and whether it is to be kept at once (``TrainingRuns.at``).
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class StepWatch:
         sizes: Tuple[int, int] = (0, 0),
         free: Callable[[str], int] = lambda path: shutil.disk_usage(path).free,
         spread: Callable[[str], Any] = lambda path: None,
+        ran: Callable[[int, bool], None] = lambda step, now: None,
     ) -> None:
         self.report = report
         self.total = total
@@ -90,6 +92,7 @@ class StepWatch:
         self._checkpoint_bytes, self._result_bytes = sizes
         self._free = free
         self.spread = spread
+        self._ran = ran
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         apply_rates(args, kwargs.get("optimizer"), kwargs.get("lr_scheduler"))
@@ -107,6 +110,7 @@ class StepWatch:
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.step = state.global_step
+        self._ran(self.step, False)
         agreed = self.agree(self._wanted() if self.leader else 0)
         wanted = agreed & ((1 << _FLAG_BITS) - 1)
         if agreed >> _FLAG_BITS:
@@ -170,6 +174,7 @@ class StepWatch:
         removed = checkpoints.rotate(
             args.output_dir, self.settings.keep_checkpoints, best_path(args.output_dir, self.best)
         )
+        self._ran(state.global_step, True)
         self.saved = [old for old in self.saved if old not in removed] + [path]
         self.report.artifact("checkpoint", path, step=state.global_step, size_bytes=size)
         if CHECKPOINT in self._asked or STOP in self._asked:

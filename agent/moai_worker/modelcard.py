@@ -20,6 +20,9 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?\Z")
 #: Settings that are no news to a reader: their values stand elsewhere, or mean nothing away from here.
 _LEFT_OUT = ("model", "dataset", "output", "method", "resume", "device", "extra")
 
+#: Of a chain of runs that are listed.
+_MOST_RUNS = 8
+
 
 def foreign(folder: str) -> Optional[bytes]:
     """The card in ``folder`` when somebody else wrote or changed it; None when it is ours or absent.
@@ -158,7 +161,8 @@ def _training(summary: Dict[str, Any]) -> str:
         ("loss", _losses(result.get("first_loss"), result.get("final_loss"))),
         ("evaluation loss", _losses(evaluations[0][1], evaluations[-1][1]) if evaluations else ""),
         ("best evaluation", "{:.4f} at step {}".format(best["loss"], best["step"]) if best else ""),
-        ("seconds", _figure(summary.get("seconds"))),
+        ("seconds", _seconds(summary)),
+        ("runs", _runs(summary.get("runs") or [])),
         ("bf16", "yes" if summary.get("bf16") else "no"),
     ]
     settings = dict(summary.get("settings") or {})
@@ -210,6 +214,23 @@ def _steps(result: Dict[str, Any]) -> str:
         return ""
     early = ", ended early" if result.get("stopped_early") else ""
     return _figure(done) if done == total else "{} of {}{}".format(_figure(done), _figure(total), early)
+
+
+def _seconds(summary: Dict[str, Any]) -> str:
+    """Of all runs; a chain whose first runs an older version made does not know theirs."""
+    known, runs = _figure(summary.get("seconds")), summary.get("runs") or []
+    unknown = runs[0]["start_step"] if runs else 0
+    return "{}, not counting what led to step {}".format(known, _figure(unknown)) if known and unknown else known
+
+
+def _runs(runs: List[Dict[str, Any]]) -> str:
+    """Which run made which steps, where it was more than one; steps that were lost and made again are in two."""
+    if len(runs) < 2:
+        return ""
+    parts = ["{} to {}".format(_figure(one["start_step"] + 1), _figure(one["step"])) for one in runs]
+    if len(parts) > _MOST_RUNS:
+        parts[_MOST_RUNS // 2 : -_MOST_RUNS // 2] = ["..."]
+    return "{}: steps {}".format(len(runs), ", ".join(parts))
 
 
 def _losses(first: Any, last: Any) -> str:

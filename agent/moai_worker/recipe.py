@@ -10,7 +10,6 @@ import json
 import math
 import os
 import shutil
-import time
 import traceback
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -26,6 +25,7 @@ from . import (
     trackers,
     train_data,
     train_start,
+    trainingruns,
 )  # fmt: skip
 from .errors import StepError
 from .jobdir import read_json, write_atomic
@@ -111,11 +111,15 @@ def train(settings: TrainSettings, report: Any) -> Dict[str, Any]:
     _check_disk(settings, model, total, report)
 
     sizes = _sizes(model, start.path)
+    runs = trainingruns.TrainingRuns(
+        folder, start.step, start.path, identity, settings.resume is False, compat.is_first_here(), report
+    )
     watch = callbacks.StepWatch(
         report, total, rows.row_tokens, settings, identity,
         leader=compat.process_rank() == 0, agree=callbacks.agree_over_processes(arguments.device),
         first_here=compat.is_first_here(), can_evaluate=rows.validation is not None, checkpoint_bytes=sizes[0], sizes=sizes,
         spread=sharing.spread if compat.node_count() > 1 else lambda path: None,
+        ran=runs.at,
     )  # fmt: skip
     trainer = transformers.Trainer(
         model=model,
@@ -130,7 +134,6 @@ def train(settings: TrainSettings, report: Any) -> Dict[str, Any]:
     if compat.node_count() > 1 and not getattr(trainer, "is_fsdp_enabled", False):
         compat.save_on_each_node(model)
     _quiet_cache(model, False)
-    began = time.time()
     if finished:
         watch.step = start.step
         watch.best = callbacks.best_of(_history(start.path))[0]
@@ -161,7 +164,7 @@ def train(settings: TrainSettings, report: Any) -> Dict[str, Any]:
     _save(trainer, settings)
     if compat.is_first_here():
         finish.take_best(settings, callbacks.best_path(folder, best), watch.step, result, report)
-        run = {"began": began, "parallel": parallel, "bf16": bf16}
+        run = {"runs": runs.finish(), "parallel": parallel, "bf16": bf16}
         summary = _write_summary(settings, result, rows, history, losses, run)
         finish.write_card(settings, summary, card, report)
         kind = "adapter" if settings.method == "lora" else "model"
@@ -425,7 +428,8 @@ def _write_summary(
         },
         "bf16": run["bf16"],
         "advanced_parallelization": run["parallel"],
-        "seconds": round(time.time() - run["began"], 3),
+        "seconds": trainingruns.total_seconds(run["runs"]),
+        "runs": run["runs"],
         "losses": losses,
         "eval_losses": evaluations,
         "best": result["best"],

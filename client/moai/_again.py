@@ -7,19 +7,16 @@ Runs in the caller's process.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf import json_format
 from moai_proto.v1 import (
     dataset_pb2,
     dataset_pb2_grpc,
-    file_pb2,
+    environment_pb2,
+    environment_pb2_grpc,
     job_pb2,
     job_pb2_grpc,
     model_pb2,
@@ -28,7 +25,7 @@ from moai_proto.v1 import (
     training_pb2_grpc,
 )
 
-from moai import _snapshot
+from moai import _carry
 from moai._errors import MoaiError
 from moai._options import JobOptions, setting, with_token
 
@@ -36,13 +33,20 @@ if TYPE_CHECKING:
     from moai._host import Host
     from moai._job import Job
 
-#: Where ``laptop:PATH`` lands on a container (``FileService.PutFiles`` without a path).
-_UPLOAD = re.compile(r"/uploads/[0-9a-f]{16}/[^/]+$")
+_TRAINING_STUB, _ENVIRONMENT_STUB = training_pb2_grpc.TrainingServiceStub, environment_pb2_grpc.EnvironmentServiceStub
+#: Type of the record -> message, service and method.
 _CALLS: dict[str, tuple[Any, Any, str]] = {
     "RunCommandRequest": (job_pb2.RunCommandRequest, job_pb2_grpc.JobServiceStub, "RunCommand"),
-    "StartTrainingRequest": (training_pb2.StartTrainingRequest, training_pb2_grpc.TrainingServiceStub, "StartTraining"),
+    "StartTrainingRequest": (training_pb2.StartTrainingRequest, _TRAINING_STUB, "StartTraining"),
     "PrepareDatasetRequest": (dataset_pb2.PrepareDatasetRequest, dataset_pb2_grpc.DatasetServiceStub, "PrepareDataset"),
     "DownloadModelRequest": (model_pb2.DownloadModelRequest, model_pb2_grpc.ModelServiceStub, "DownloadModel"),
+    "PreviewDatasetRequest": (dataset_pb2.PreviewDatasetRequest, dataset_pb2_grpc.DatasetServiceStub, "PreviewDataset"),
+    "GenerateRequest": (training_pb2.GenerateRequest, _TRAINING_STUB, "Generate"),
+    "EvaluateRequest": (training_pb2.EvaluateRequest, _TRAINING_STUB, "Evaluate"),
+    "MergeModelRequest": (training_pb2.MergeModelRequest, _TRAINING_STUB, "MergeModel"),
+    "UploadModelRequest": (model_pb2.UploadModelRequest, model_pb2_grpc.ModelServiceStub, "UploadModel"),
+    "InstallRequirementsRequest": (environment_pb2.InstallRequirementsRequest, _ENVIRONMENT_STUB, "InstallRequirements"),
+    "CreateEnvironmentRequest": (environment_pb2.CreateEnvironmentRequest, _ENVIRONMENT_STUB, "CreateEnvironment"),
 }
 #: Arguments of the recipe: name -> field of TrainingSpec, or of its dataset.
 _TRAINING = ("model", "model_revision", "method", "max_steps", "epochs", "batch_size", "learning_rate", "output")
@@ -55,27 +59,66 @@ def again(
     settings: Mapping[str, Any] | None,
     options: JobOptions | None,
     say: Callable[[str], None],
+    place: training_pb2.TrainingGroup | None = None,
 ) -> Job:
-    """Submit it once more; see ``Job.again``."""
+    """Submit it once more; see ``Job.again``. ``place``: of a member of a training over several containers, where
+    it meets the others this time."""
     spec, plan = job.spec_and_plan()
-    record = spec.get("request") or {}
-    if record.get("type") not in _CALLS:
-        raise MoaiError(
-            "UNSUPPORTED", f"job {job.id} ({job.info.kind}) cannot be repeated: its request was not kept",
-            "commands, trainings, preparations and downloads of this version can; submit it anew",
-        )  # fmt: skip
-    kind, stub, method = _CALLS[record["type"]]
-    message = json_format.ParseDict(record["message"], kind(), ignore_unknown_fields=True)
+    message, stub, method = recorded(job, spec, plan)
     host = target or job.host
     is_elsewhere = host.name != job.host.name
+    _join(message, job, place)
     _complete(message.options, spec, options or JobOptions(), host, is_elsewhere)
     _refuse_missing(job, spec, plan, message.options)
     if spec.get("webhook") and not message.options.webhook:
         say("the address of the webhook was kept in memory only and is gone; give it again with --webhook")
-    _apply(message, _values(record.get("settings") or {}), dict(settings or {}), job.id, say)
+    _apply(message, _values((spec.get("request") or {}).get("settings") or {}), dict(settings or {}), job.id, say)
     if is_elsewhere:
-        _move(message, plan, job.host, host, say)
-    return host.made(host.session.call(stub, method, message, timeout_s=120.0).job)
+        _carry.move(message, plan, job.host, host, say, job.id)
+    else:
+        _carry.refuse_gone(message, host, job.id)
+    _carry.renew_engine(message, host, is_elsewhere)
+    try:
+        made = host.session.call(stub, method, message, timeout_s=120.0).job
+    except MoaiError as error:
+        raise _carry.in_words(error, message, host, job.id) from None
+    return host.made(made)
+
+
+def recorded(job: Job, spec: Mapping[str, Any], plan: Mapping[str, Any]) -> tuple[Any, Any, str]:
+    """(the job's request as it was kept, its service, its method). Raises AgentError (UNSUPPORTED)."""
+    record = spec.get("request") or {}
+    if record.get("type") not in _CALLS:
+        raise MoaiError(
+            "UNSUPPORTED", f"job {job.id} ({job.info.kind}) cannot be repeated: its request was not kept, or not by this version",
+            "submit it anew",
+        )  # fmt: skip
+    kind, stub, method = _CALLS[record["type"]]
+    message = json_format.ParseDict(record["message"], kind(), ignore_unknown_fields=True)
+    _fill(message, plan)
+    return message, stub, method
+
+
+def _fill(message: Any, plan: Mapping[str, Any]) -> None:
+    """Prompts and files of the laptop: the record leaves them to the plan."""
+    inputs = [step.get("inputs") or {} for step in plan.get("steps", [])]
+    if isinstance(message, training_pb2.GenerateRequest):
+        message.prompts.extend(next((one["prompts"] for one in inputs if one.get("prompts")), []))
+    texts = {file["name"]: file["text"] for one in inputs for file in one.get("files") or []}
+    for name in ("requirement_files", "source_files"):
+        for file in getattr(message, name, ()):
+            file.text = texts[file.name]
+
+
+def _join(message: Any, job: Job, place: training_pb2.TrainingGroup | None) -> None:
+    if not isinstance(message, training_pb2.StartTrainingRequest) or not message.training.HasField("group"):
+        return
+    if place is None:
+        raise MoaiError(
+            "UNSUPPORTED", f"job {job.id} trained as one of {message.training.group.size} containers, and alone it would wait for the others",
+            f"job.again_all(), or moai remote again {job.id}, starts all of them",
+        )  # fmt: skip
+    message.training.group.CopyFrom(place)
 
 
 def _complete(old: job_pb2.JobOptions, spec: dict[str, Any], given: JobOptions, host: Host, is_elsewhere: bool) -> None:
@@ -149,48 +192,3 @@ def _apply(message: Any, earlier: dict[str, Any], settings: dict[str, Any], job_
                 spec.settings[name] = setting(value)
         except (TypeError, ValueError) as error:
             raise MoaiError("USAGE", f"{name} cannot be {value!r}", f"--set {name}=VALUE") from error
-
-
-def _move(message: Any, plan: dict[str, Any], source: Host, target: Host, say: Callable[[str], None]) -> None:
-    """What the job had from the laptop goes to the other container by way of the laptop; say what does not."""
-    if message.options.snapshot:
-        count, size = move_snapshot(source, target, plan, message.options)
-        say(f"code: {count} files sent to {target.name}, {size / 1e6:.1f} MB; the rest was there")
-    spec: Any = getattr(message, "training", None) or message
-    places = [(getattr(spec, "dataset", None), "source"), (getattr(spec, "dataset", None), "template"), (spec, "model")]
-    for holder, name in places:
-        value = getattr(holder, name, "") if holder is not None else ""
-        if not isinstance(value, str):
-            continue
-        if _UPLOAD.search(value):
-            with tempfile.TemporaryDirectory(prefix="moai-") as folder:
-                setattr(holder, name, target.push(source.pull(value, folder)))
-            say(f"{Path(value).name} sent to {target.name}")
-        elif value.startswith(("/", "~", "./", "../")):
-            say(f"{value} is not sent: the job looks for it on {target.name}")
-    if message.options.workdir:
-        say(f"the working folder {message.options.workdir} is not sent: the job looks for it on {target.name}")
-
-
-def move_snapshot(source: Host, target: Host, plan: dict[str, Any], options: job_pb2.JobOptions) -> tuple[int, int]:
-    """Send a snapshot from one container to another through the laptop: (files sent, their bytes).
-
-    Raises MoaiError: FILE_NOT_FOUND when its contents were cleared away there; DOWNLOAD_CORRUPT.
-    """
-    inputs = next((s["inputs"] for s in plan.get("steps", []) if s.get("module") == "code"), None)
-    if inputs is None:
-        raise MoaiError("FILE_NOT_FOUND", f"{source.name} does not say where the job's code lies", "submit it anew with --sync")
-    entries = json.loads(source.read(inputs["manifest"]))
-    files = [_snapshot.File(e["path"], e["sha256"], e["size"], e["executable"]) for e in entries]
-
-    def contents(digests: list[str], work: str) -> Iterator[file_pb2.PutContentsRequest]:
-        for digest in digests:
-            data = source.read(f"{inputs['contents']}/{digest[:2]}/{digest}")
-            if hashlib.sha256(data).hexdigest() != digest:
-                raise MoaiError("DOWNLOAD_CORRUPT", f"a file of the code on {source.name} is altered", "submit it anew with --sync")
-            yield from _snapshot.pieces(digest, data, work)
-
-    sizes = {e["sha256"]: e["size"] for e in entries}
-    sent = _snapshot.send_files(target.session, files, contents, options.work, str(source.name))
-    options.snapshot = sent.id
-    return len(sent.digests), sum(sizes[digest] for digest in sent.digests)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from moai_proto.v1 import training_pb2, training_pb2_grpc
@@ -124,6 +124,60 @@ def resume(job: Job, settings: Mapping[str, Any], options: JobOptions, force: bo
         )
         for rank, one in enumerate(sorted([job, *others], key=lambda member: names.index(member.host.name)))
     ]
+
+
+def again(
+    job: Job, on: Host | None, settings: Mapping[str, Any] | None, options: JobOptions | None, say: Callable[[str], None]
+) -> list[Job]:
+    """Repeat a job and, of a training over several containers, all of its members: the given job's first.
+
+    They are shown to reach each other anew. Raises MoaiError: UNSUPPORTED for another container; what ``train`` and
+    ``Job.again`` raise. What was started by then is cancelled.
+    """
+    from moai import _again
+    from moai._fleet import Fleet
+
+    size = _place(job)[1]
+    if not size:
+        return [_again.again(job, on, settings, options, say)]
+    if on is not None and on.name != job.host.name:
+        raise MoaiError(
+            "UNSUPPORTED", f"job {job.id} trained as one of {size} containers, which stay the same",
+            f"leave --on out, or moai remote train --on ... --nodes {size}",
+        )  # fmt: skip
+    by_rank = {_place(one)[0]: one for one in [job, *members(job)]}
+    if sorted(by_rank) != list(range(size)):
+        raise MoaiError(
+            "JOB_NOT_FOUND", f"of the {size} containers that trained with job {job.id} not every one has its job still",
+            f"moai remote train --on ... --nodes {size} starts it anew",
+        )  # fmt: skip
+    ordered = [by_rank[rank] for rank in range(size)]
+    meeting = meet(Fleet([one.host for one in ordered]))
+    given = options or JobOptions()
+    group = given.request_id or new_request_id()
+    names = [one.host.name for one in ordered]
+    started: list[Job] = []
+    try:
+        for rank, one in enumerate(ordered):
+            place = training_pb2.TrainingGroup(
+                id=group, rank=rank, size=len(ordered), address=meeting.address, port=meeting.port, interface=meeting.interfaces[one.host.name]
+            )
+            labels = {**given.labels, LABEL: group, HOSTS_LABEL: ",".join(names)}
+            own = dataclasses.replace(given, request_id=f"{group}.{rank}"[-128:], labels=labels)
+            started.append(_again.again(one, None, settings, own, say, place))
+    except MoaiError:
+        for one in started:
+            one.cancel()
+        raise
+    first = names.index(job.host.name)
+    return [started[first], *started[:first], *started[first + 1 :]]
+
+
+def _place(job: Job) -> tuple[int, int]:
+    """(rank, size) of a member of a training over several containers; (0, 0) for any other job."""
+    request = (job.spec_and_plan()[0].get("request") or {}).get("message") or {}
+    group = (request.get("training") or {}).get("group") or {}
+    return int(group.get("rank", 0)), int(group.get("size", 0))
 
 
 def members(job: Job) -> list[Job]:

@@ -264,19 +264,28 @@ class Job:
         return {"gradient_accumulation": finer} if finer else {}
 
     def again(self, settings: Mapping[str, Any] | None = None, options: JobOptions | None = None, on: Host | None = None) -> Job:
-        """The same job once more: same request, code and environment; a new id and a new result folder.
+        """The same job once more, whatever its kind: same request, code and environment; a new id and result folder.
 
         Args:
             settings: of the recipe, other than before. options: what else is said anew; secrets are given
                 again here. on: another container: code and the laptop's files are sent there, and the
                 host's ``say`` is told what does not travel.
 
-        Raises MoaiError: UNSUPPORTED (its request was not kept, or settings for a command), SECRET_NEEDED,
-        FILE_NOT_FOUND (its code was cleared away).
+        Raises MoaiError: UNSUPPORTED (its request was not kept; settings for a command; the result of another job,
+        on another container; one of several containers that train as one, see ``again_all``), SECRET_NEEDED,
+        FILE_NOT_FOUND (its code or a file of the laptop was cleared away), JOB_NOT_FOUND (the job it is about was).
         """
         from moai import _again
 
         return _again.again(self, on, settings, options, (on or self.host).session.say)
+
+    def again_all(
+        self, settings: Mapping[str, Any] | None = None, options: JobOptions | None = None, on: Host | None = None
+    ) -> list[Job]:
+        """``again``, and of a training over several containers every member's too: this job's new one first."""
+        from moai import _group
+
+        return _group.again(self, on, settings, options, (on or self.host).session.say)
 
     # -- results -------------------------------------------------------------------------------
 

@@ -32,6 +32,9 @@ WATCHERS = ("nan", "spike", "stall", "disk", "memory")
 
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9_.-]{8,128}$")
 _VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
+#: As the container's own check has them; it looks again at what arrives.
+_GIT_URL = re.compile(r"^(?:(?:https?|ssh|git|file)://\S+|[\w.-]+@[\w.-]+:(?!:)\S+|/\S*)$")
+_GIT_REVISION = re.compile(r"^(?!.*\.\.)(?!.*(?:\.lock|/)$)[A-Za-z0-9_][\w./+-]{0,250}$")
 #: What would change the programs a job runs before they start; refused unless it is given with --setenv.
 _RISKY = ("LD_", "DYLD_", "PYTHONSTARTUP", "PYTHONHOME", "BASH_ENV", "ENV")
 
@@ -139,13 +142,30 @@ class JobOptions:
 
 
 def split_git(text: str) -> tuple[str, str]:
-    """``URL[@REV]`` as (URL, REV): the ``@`` of ``user@host`` belongs to the address."""
+    """``URL[@REV]`` as (URL, REV): the ``@`` of ``user@host`` belongs to the address.
+
+    Raises UsageError for what is no address (``_GIT_URL``), no revision, or holds a password; the message of the
+    last does not repeat it. Whether they exist is for the container to find out.
+    """
     head = re.match(r"^(?:\w+://[^/]*|[\w.-]+@[\w.-]+:)", text)
+    if head and re.match(r"\w+://[^/@:]*:[^/@]*@", head[0]):
+        raise MoaiError(
+            "USAGE", "the git address holds a password, which would be kept with the job", "export GIT_TOKEN=..., then --secret GIT_TOKEN"
+        )
     start = head.end() if head else 0
-    path, at, revision = text[start:].partition("@")
+    before, at, after = text[start:].rpartition("@")
+    path, revision = (before, after) if at else (after, "")
+    url = text[:start] + path
     if at and not revision:
         raise MoaiError("USAGE", f"{text} names no revision after the @", "URL@BRANCH, URL@TAG or URL@COMMIT")
-    return text[:start] + path, revision
+    if not _GIT_URL.match(url):
+        raise MoaiError(
+            "USAGE", f"{url[:200]!r} is no address of a git repository",
+            "https://HOST/ORG/REPO, ssh://..., git@HOST:ORG/REPO, or an absolute path on the container",
+        )  # fmt: skip
+    if revision and not _GIT_REVISION.match(revision):
+        raise MoaiError("USAGE", f"{revision[:200]!r} is no branch, tag or commit", "URL@BRANCH, URL@TAG or URL@COMMIT")
+    return url, revision
 
 
 def new_request_id() -> str:

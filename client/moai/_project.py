@@ -27,6 +27,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from moai._config import parse_toml
 from moai._errors import MoaiError
+from moai._options import split_git
 
 FILE = "moai.toml"
 
@@ -42,8 +43,19 @@ def _setting(value: Any) -> Any:
     raise ValueError("a setting is a text, a number, true, false or a list of texts")
 
 
+def _git(value: str) -> str:
+    try:
+        split_git(value)
+    except MoaiError as error:
+        raise ValueError(f"{error.message} ({error.next})") from error
+    return value
+
+
 class TrainTable(_Strict):
-    """``[train]``: the recipe's arguments; unset ones are left to flags and defaults."""
+    """``[train]``: the recipe's arguments; unset ones are left to flags and defaults.
+
+    ``git`` (``URL[@REV]``) and ``git_submodules`` are for ``train -- CMD``: what ``--git`` and ``--git-submodules`` say.
+    """
 
     model: str | None = None
     model_revision: str | None = None
@@ -59,6 +71,8 @@ class TrainTable(_Strict):
     template: str | None = None
     sample: int | None = Field(default=None, gt=0)
     output: str | None = None
+    git: Annotated[str, AfterValidator(_git)] | None = None
+    git_submodules: bool | None = None
     settings: dict[str, Annotated[Any, AfterValidator(_setting)]] = Field(default_factory=dict)
 
 
@@ -112,10 +126,15 @@ def _read(path: Path) -> Project:
     try:
         project = Project.model_validate(raw)
     except ValidationError as error:
-        mistakes += [_mistake(item) for item in error.errors()]
+        mistakes += mistakes_of(error)
     if mistakes:
         raise MoaiError("CONFIG_INVALID", f"{path}: {'; '.join(mistakes)}", f"edit {path}")
     return project.model_copy(update={"path": path})
+
+
+def mistakes_of(error: ValidationError) -> list[str]:
+    """A sentence a mistake of a file, or of what it would become."""
+    return [_mistake(item) for item in error.errors()]
 
 
 def _mistake(item: Any) -> str:
@@ -125,4 +144,6 @@ def _mistake(item: Any) -> str:
     if item["type"] in ("model_type", "dict_type"):
         return f"{where} is not a table"
     said = item["msg"].removeprefix("Value error, ")
+    if item["loc"] == ("train", "git") and item["type"] == "value_error":
+        return f"{where}: {said}"  # It names the value itself, unless that holds a password.
     return f"{where} is {item['input']!r}: {said[0].lower()}{said[1:]}"

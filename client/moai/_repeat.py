@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from moai._config import parse_toml
 from moai._errors import MoaiError
-from moai._project import FILE, Project
+from moai._project import FILE, Project, mistakes_of
 from moai._types import JobInfo
 
 #: Inputs of the train step that are no settings: they stand in ``[train]`` or belong to one run only.
@@ -75,8 +77,8 @@ def edit_project(changes: Mapping[str, Any], path: str | Path = "") -> ProjectEd
     after = tomlkit.dumps(document)
     try:
         Project.model_validate(parse_toml(after, where))
-    except ValueError as error:
-        raise MoaiError("CONFIG_INVALID", f"{where} would not be a moai.toml: {error}", f"edit {where}") from error
+    except ValidationError as error:
+        raise MoaiError("CONFIG_INVALID", f"{where} would not be a moai.toml: {'; '.join(mistakes_of(error))}", f"edit {where}") from error
     return ProjectEdit(where, before, after)
 
 
@@ -126,16 +128,19 @@ def job_toml(info: JobInfo, spec: Mapping[str, Any], plan: Mapping[str, Any]) ->
         raise MoaiError("UNSUPPORTED", f"job {info.id} is a {info.kind}, which a moai.toml cannot repeat", f"moai remote show {info.id}")
     document = tomlkit.document()
     document.add(tomlkit.comment(f"What job {info.id} did on {info.host}: {_line(info.command)}"))
+    git = _git(spec, steps)
     command = steps.get("command") or (None if is_recipe else train)
     if command is not None:
         verb = "train" if info.kind == "train" else "run"
         words = shlex.join(str(word) for word in _own_words(command["argv"], spec))
-        document.add(tomlkit.comment(f"moai remote {verb} -- {_line(words)}"))
+        # A moai.toml clones for trainings only.
+        clone = shlex.join(["--git", git[0], *(["--git-submodules"] if git[1] else [])]) + " " if git and verb == "run" else ""
+        document.add(tomlkit.comment(f"moai remote {verb} {_line(clone)}-- {_line(words)}"))
     else:
         document.add(tomlkit.comment("moai remote train"))
     if spec.get("max_duration_seconds"):
         document.add(tomlkit.comment(f"with --max-duration {spec['max_duration_seconds']:g}s"))
-    if "code" in steps:
+    if "code" in steps and git is None:
         document.add(tomlkit.comment("it ran in a copy of a folder of the laptop: --sync DIR"))
     document["host"] = info.host
     environment = (spec.get("environment") or {}).get("name") or info.environment
@@ -151,6 +156,8 @@ def job_toml(info: JobInfo, spec: Mapping[str, Any], plan: Mapping[str, Any]) ->
             document[key] = value
     if is_recipe:
         document["train"] = _train_table(steps)
+    elif git and info.kind == "train":
+        document["train"] = _git_table(git, spec)
     if spec.get("variables"):
         document["variables"] = dict(sorted(spec["variables"].items()))
     if spec.get("log_pattern"):
@@ -165,6 +172,28 @@ def _own_words(argv: list[str], spec: Mapping[str, Any]) -> list[str]:
     if spec.get("setup") and len(argv) > 4 and argv[1] == "-c":
         return argv[4:]
     return argv
+
+
+def _git(spec: Mapping[str, Any], steps: Mapping[str, Any]) -> tuple[str, bool] | None:
+    """What ``--git`` and ``--git-submodules`` say to get the job's code again: the commit that it had, once it is known."""
+    inputs = steps["code"]["inputs"] if steps.get("code", {}).get("module") == "gitcode" else None
+    if inputs is None:
+        return None
+    revision = (spec.get("git") or {}).get("commit") or inputs.get("revision")
+    return f"{inputs['url']}@{revision}" if revision else str(inputs["url"]), bool(inputs.get("submodules"))
+
+
+def _git_table(git: tuple[str, bool], spec: Mapping[str, Any]) -> Any:
+    import tomlkit
+
+    table = tomlkit.table()
+    table["git"] = git[0]
+    asked = (spec.get("git") or {}).get("revision")
+    if asked and not git[0].endswith(f"@{asked}"):
+        table["git"].comment(f"{_line(asked)} stood for that commit")
+    if git[1]:
+        table["git_submodules"] = True
+    return table
 
 
 def _line(text: str) -> str:

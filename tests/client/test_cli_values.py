@@ -123,6 +123,25 @@ def test_a_tutorial_gives_what_nobody_else_does(project):
     assert (merge({}, {}, None, one)[1]["save_minutes"].source) == source
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("3", "train.git is 3: input should be a valid string"), ('""', "train.git: '' is no address of a git repository"),
+        ('"./here"', "'./here' is no address"), ('"ext::sh -c x"', "is no address"), ('"https://h/o/r@"', "names no revision after the @"),
+        ('"https://h/o/r@a b"', "'a b' is no branch, tag or commit"), ('"https://h/o/r@a..b"', "is no branch"), ('"https://h/o/r@x.lock"', "is no branch"),
+        ('"https://me:secret@h/o/r"', "holds a password"),
+    ],
+)  # fmt: skip
+def test_a_clone_that_cannot_be_one_is_refused_by_name(project, value, said):
+    with pytest.raises(moai.UsageError) as refused:
+        project(f"[train]\ngit = {value}\n")
+    assert refused.value.reason == "CONFIG_INVALID" and said in refused.value.message and "train.git" in refused.value.message
+    assert "secret" not in refused.value.message.replace("--secret", "")
+    with pytest.raises(moai.UsageError) as refused:
+        moai.edit_project({"train": {"git": "https://me:secret@h/o/r"}}, "other.toml")
+    assert "holds a password" in refused.value.message and "me:" not in refused.value.message
+
+
 @pytest.mark.parametrize("one", moai.tutorials(), ids=lambda t: t.name)
 def test_a_tutorial_is_whole(one):
     assert set(one.values) <= set(RECIPE) and {"model", "dataset", "template", "batch_size", "epochs", "learning_rate"} <= set(one.values)

@@ -146,6 +146,26 @@ def test_broken_pins_of_the_tutorials_are_mended(box, tmp_path):
     assert torch_of(box.venv / "bin" / "python") == MOREH
 
 
+def test_an_installation_is_repeated_with_the_files_it_had(box, tmp_path):
+    (tmp_path / "more.txt").write_text("tinydep\n")
+    (tmp_path / "r.txt").write_text("-r more.txt\n")
+    first = changing(box, "env", "install", "--env", "pytorch", "-r", f"laptop:{tmp_path / 'r.txt'}")[0]["job"]
+    recorded = json.loads(ok(box, "show", first, "--json"))["spec"]["request"]
+    assert recorded["type"] == "InstallRequirementsRequest" and "tinydep" not in json.dumps(recorded), "the plan has the files"
+    for name in ("r.txt", "more.txt"):
+        (tmp_path / name).unlink()
+    again = [json.loads(line) for line in ok(box, "again", first, "--json").splitlines()]
+    assert again[-1]["data"]["state"] == "SUCCEEDED" and again[0]["job"] != first
+    files = [step["inputs"]["files"] for job in (first, again[0]["job"]) for step in json.loads(ok(box, "show", job, "--json"))["plan"]["steps"]]
+    assert files[0] == files[1] == [{"name": "r.txt", "text": "-r more.txt\n"}, {"name": "more.txt", "text": "tinydep\n"}]
+
+    dry = ok(box, "env", "install", "--env", "pytorch", "tinypkg", "--dry-run", *box.pip)
+    assert ok(box, "again", "last").endswith(dry), "what it would change is shown again"
+    changing(box, "env", "create", "twice", "--moreh", "none", "--python", THIS)
+    refused = box.moai("remote", "again", "last", "--json")
+    assert refused.returncode == 1 and json.loads(refused.stdout)["reason"] == "ENVIRONMENT_EXISTS"
+
+
 def test_a_change_under_a_running_job_is_warned_of(box):
     job = ok(box, "run", "--env", "pytorch", "-d", "--", "sleep", "600").strip()
     try:

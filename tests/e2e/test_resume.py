@@ -3,13 +3,17 @@
 import json
 import os
 import pty
+import shutil
 import subprocess
+from pathlib import Path
 
 import moai
 import pytest
 from fakes.box import Box
 from fakes.sshd import find_sshd
+from moai import _carry
 from moai._config import config
+from moai_proto.v1 import training_pb2
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +106,46 @@ def test_again_elsewhere_takes_its_code_along_and_names_what_stays(box, boxes, p
     with moai.connect("box") as host, moai.Host(config().pick("two")[0], say=(told := []).append) as two:
         assert host.job("last").again(on=two).wait(timeout=60).state == "SUCCEEDED"
     assert any(f"the working folder {box.home} is not sent" in text for text in told), told
+
+
+def test_what_was_cleared_away_is_said(box, boxes, project, tmp_path):
+    (project / "part.txt").write_text("seen by one container only\n")
+    assert box.moai("remote", "run", "--sync", str(project), "--", "sh", "main.sh").returncode == 0
+    code = shown(box)
+    inputs = next(step["inputs"] for step in code["plan"]["steps"] if step["name"] == "code")
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "x"}\n')
+    with moai.connect("box") as host, moai.Host(config().pick("two")[0]) as two:
+        message = training_pb2.GenerateRequest(model="/models/there", prompt_file=host.push(tmp_path / "prompts.jsonl"))
+        sent = message.prompt_file
+        _carry.refuse_gone(message, host, "swift-otter")
+        _carry.move(message, {}, host, two, (told := []).append, "swift-otter")
+        assert message.prompt_file.startswith(str(boxes[1].home)) and Path(message.prompt_file).read_text() == '{"prompt": "x"}\n'
+        assert told == ["/models/there is not sent: the job looks for it on two", "prompts.jsonl sent to two"]
+        os.unlink(sent)
+        message.prompt_file = sent
+        for refusing in (lambda: _carry.refuse_gone(message, host, "swift-otter"), lambda: _carry.move(message, {}, host, two, told.append, "swift-otter")):
+            with pytest.raises(moai.NotFound, match="prompts.jsonl, which was sent for job swift-otter, was cleared away from box") as refused:
+                refusing()
+            assert refused.value.next == "submit it anew with laptop:prompts.jsonl"
+    shutil.rmtree(inputs["contents"])
+    for more in ((), ("--on", "two")):
+        refused = json.loads(box.moai("remote", "again", code["job"], *more, "--json").stdout)
+        assert refused["reason"] == "FILE_NOT_FOUND" and f"the code of job {code['job']} was cleared away from box" in refused["message"]
+        assert refused["next"] == "submit it anew with --sync DIR"
+
+
+def test_a_fast_tokenizer_of_the_other_container_is_not_asked_for(box, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    message = training_pb2.StartTrainingRequest()
+    message.training.dataset.engine.name = "auto"
+    message.training.dataset.engine.candidates.add(name="fastokens", python="/there/only", snapshot="0" * 32)
+    with moai.Host(config().pick("two")[0]) as two:
+        _carry.renew_engine(message, two, True)
+    found = message.training.dataset.engine
+    assert not [one for one in found.candidates if one.python == "/there/only"] and (found.candidates or found.note)
+    plain = training_pb2.EvaluateRequest(model="/models/there")
+    _carry.renew_engine(plain, None, True)
+    assert not plain.HasField("dataset")
 
 
 def test_on_a_terminal_smaller_passes_are_offered_and_elsewhere_the_command_is_printed(box):

@@ -217,11 +217,61 @@ def test_a_clone_that_cannot_be_made_says_why(box, repository):
     assert done.returncode == 2 and "GIT_TOKEN" in error["next"] and "secret@" not in error["message"]
 
 
+def at(box, folder, *words, code=0):
+    """A command of the laptop typed in a folder; its output."""
+    done = subprocess.run(
+        [*box.laptop.argv, "remote", *words], env=box.laptop.env, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=False
+    )
+    assert done.returncode == code, done.stdout.decode() + done.stderr.decode()
+    return done.stdout.decode() + (done.stderr.decode() if code else "")
+
+
+def test_a_clone_for_trainings_from_moai_toml(box, repository, tmp_path):
+    folder, head, change = repository
+    change("second\n")
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "local.txt").write_text("of the laptop\n")
+    (here / "moai.toml").write_text(f'sync = "."\n[train]\ngit = "{folder}@{head}"\n')
+    assert at(box, here, "train", "--", "cat", "lib/part.txt") == "first\n"
+    assert at(box, here, "train", "--git", f"{folder}@main", "--", "cat", "lib/part.txt") == "second\n", "the command line counts first"
+    assert at(box, here, "train", "--sync", ".", "--", "cat", "local.txt") == "of the laptop\n"
+    assert at(box, here, "train", "--workdir", str(box.home), "--", "pwd") == f"{box.home}\n"
+    assert at(box, here, "run", "--", "cat", "local.txt") == "of the laptop\n", "a run is no training"
+    assert f"{folder}@{head}" in at(box, here, "train", "--dry-run", "--", "cat", "x")
+    assert "brings its own" not in at(box, here, "train", "--model", "a/b", "--dry-run", code=2), "the recipe has no use for it"
+
+
+def test_save_keeps_a_clone_and_show_prints_it(box, repository, tmp_path):
+    folder, head, change = repository
+    here = tmp_path / "here"
+    here.mkdir()
+    at(box, here, "train", "--save", "--git", f"{folder}@main", "--git-submodules", "--", "cat", "lib/part.txt")
+    kept = moai.load_project(here)
+    assert (kept.train.git, kept.train.git_submodules) == (f"{folder}@main", True)
+    job = json.loads(at(box, here, "show", "last", "--json"))["job"]
+    change("second\n")
+    refused = at(box, here, "train", "--save", "--sync", ".", "--", "true", code=2)
+    assert "counts before it" in refused and moai.load_project(here).sync is None
+
+    text = at(box, here, "show", job, "--toml")
+    (here / "moai.toml").write_text(text)
+    shown = moai.load_project(here)
+    assert (shown.train.git, shown.train.git_submodules, shown.workdir) == (f"{folder}@{head}", True, None)
+    assert "# main stood for that commit" in text and "--sync" not in text
+    assert at(box, here, "train", "--", "cat", "lib/part.txt") == "first\n", "the commit it had, though the branch moved"
+    (here / "moai.toml").unlink()
+    at(box, here, "run", "--git", str(folder), "--", "true")
+    newest = json.loads(at(box, here, "show", "last", "--json"))
+    assert f"# moai remote run --git {folder}@{newest['spec']['git']['commit']} -- true\n" in at(box, here, "show", "last", "--toml")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("https://h/o/r@main", ("https://h/o/r", "main")), ("https://u@h/o/r", ("https://u@h/o/r", "")),
         ("git@h:o/r.git@feature/x", ("git@h:o/r.git", "feature/x")), ("ssh://git@h:22/o/r@v1", ("ssh://git@h:22/o/r", "v1")), ("/a/b@c", ("/a/b", "c")),
+        ("/a@b/r@main", ("/a@b/r", "main")),
     ],
 )  # fmt: skip
 def test_the_at_of_a_user_is_not_the_one_of_a_revision(text, expected):

@@ -68,6 +68,15 @@ def test_two_containers_train_as_one(boxes, files, train_python):
     log = a.moai("remote", "logs", "a/" + jobs["a"]["job"]).stdout.decode()
     assert log.count("step 4/4 |") == 1
 
+    again = a.moai("remote", "again", "b/" + jobs["b"]["job"], "--set", "max_steps=2", "--plain", timeout=300)
+    said = again.stdout.decode() + again.stderr.decode()
+    assert again.returncode == 0 and "with it a/" in said, said
+    for box in (a, b):
+        steps = [json.loads((folder / "moai-training.json").read_text())["result"]["steps"] for folder in (box.home / "moai-work" / "runs").iterdir()]
+        assert sorted(steps) == [2, 4], "all of them, each in a folder of its own"
+    elsewhere = a.moai("remote", "again", "a/" + jobs["a"]["job"], "--on", "m", "--json")
+    assert json.loads(elsewhere.stdout)["reason"] == "UNSUPPORTED"
+
 
 def end_jobs(box):
     """SIGKILL every process of the container's jobs, supervisors first; its agent and sshd stay."""

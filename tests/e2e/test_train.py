@@ -5,6 +5,7 @@ Needs ``.venv-train`` (torch, transformers, datasets, peft); skips loudly withou
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -205,6 +206,13 @@ def test_a_killed_training_is_resumed_at_the_right_step(box):
     assert steps == list(range(steps[0], last + 9))
     info = json.loads(box.moai("remote", "show", events[0]["job"], "--json").stdout)
     assert info["parent"] == job and info["output"] == str(output)
+    summary = json.loads((output / "moai-training.json").read_text())
+    killed, ours = summary["runs"]
+    assert (killed["job"], killed["start_step"], ours["job"]) == (job, 0, info["job"]) and killed["step"] >= whole
+    assert (ours["start_step"], ours["step"]) == (whole, last + 8)
+    assert summary["seconds"] == pytest.approx(killed["seconds"] + ours["seconds"], abs=0.002) and killed["seconds"] > 0 < ours["seconds"]
+    card = (output / "README.md").read_text()
+    assert f"| runs | 2: steps 1 to {killed['step']}, {whole + 1} to {last + 8} |" in card, "of both jobs"
 
     repeated = box.moai("remote", "again", events[0]["job"], "--set", "max_steps=2", "--json")
     assert repeated.returncode == 0, repeated.stderr.decode()
@@ -274,6 +282,66 @@ def test_a_trained_model_is_measured_merged_uploaded_and_looked_at(box, first, h
     assert told.startswith("--logdir ") and "--port 0" in told and told.endswith("figures")
     missing = box.moai("remote", "tensorboard", job["job"], PATH="/nowhere")
     assert missing.returncode == 2 and b"pip install tensorboard" in missing.stderr
+
+
+def test_whatever_follows_a_training_is_repeated_too(box, first, hub):
+    def newest(kind):
+        jobs = json.loads(box.moai("remote", "jobs", "--json").stdout)["jobs"]
+        return next(job for job in jobs if job["kind"] == kind)
+
+    job = json.loads(box.moai("remote", "show", "first", "--on", "box", "--json").stdout)["job"]
+    hub.tokens["hf_writer"] = []
+    hub.uploads.accounts["hf_writer"] = account("mina")
+    typed = {
+        "generate": ("generate", "fir", "--prompt", "A ferry -- sank.", "--template", "none", "--max-new-tokens", "4"),
+        "evaluate": ("evaluate", job, "--rows", "2"),
+        "merge": ("merge", job),
+        "upload": ("upload", job, "mina/again", "-m", "again"),
+        "prepare": ("prepare", DATASET, "--model", MODEL, "--block-size", "64", "--preview", "1"),
+        "download": ("download", MODEL),
+    }
+    for kind, words in typed.items():
+        words = tuple(job if word == "fir" else word for word in words)
+        done = box.moai("remote", *words, "--plain", HF_TOKEN="hf_writer")
+        assert done.returncode == 0, (kind, done.stderr.decode())
+        old = newest(kind)
+        again = box.moai("remote", "again", old["job"], "--plain", HF_TOKEN="hf_writer")
+        assert again.returncode == 0, (kind, again.stderr.decode())
+        new = newest(kind)
+        assert new["job"] != old["job"] and new["command"] == old["command"] and new["parent"] is None, kind
+        if kind in ("generate", "evaluate", "prepare"):
+            # Without the lines that have a clock, and the time that the second measurement took.
+            shown = [[line for line in one.stdout.decode().splitlines() if not re.match(r"\[\d\d:", line)] for one in (done, again)]
+            cut = [[line.rsplit(None, 1)[0] if kind == "evaluate" else line for line in lines] for lines in shown]
+            assert cut[0] and cut[0] == cut[1]
+    assert hub.uploads.messages.count("again") == 1, "what the Hub has is not sent again"
+    measured = newest("evaluate")["job"]
+    with_set = json.loads(box.moai("remote", "again", measured, "--set", "rows=1", "--json").stdout)
+    assert with_set["reason"] == "UNSUPPORTED"
+
+
+def test_a_job_about_a_deleted_one_or_on_another_container_is_refused_in_words(box, as_laptop, first, hub, monkeypatch, tmp_path):
+    as_laptop(box.laptop)
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    with moai.connect("box") as host:
+        trained = host.train(MODEL, DATASET, method="lora", max_steps=1, batch_size=4, block_size=64)
+        trained.wait(180)
+        asked = host.generate("last", ["x"], max_new_tokens=1)
+        asked.wait(120)
+        assert host.job(asked.id).spec_and_plan()[0]["request"]["message"]["model"] == trained.id, "what last meant then"
+        elsewhere = moai.Host(moai.HostConfig(name="other", address="local"))
+        with pytest.raises(moai.AgentError, match=f"about the result of job {trained.id}, which lies on box and is not sent to other"):
+            asked.again(on=elsewhere)
+        data = tmp_path / "prompts.jsonl"
+        data.write_text('{"prompt": "x"}\n')
+        from_file = host.generate(trained.id, prompt_file=f"laptop:{data}", template="none", max_new_tokens=1)
+        from_file.wait(120)
+        next(box.home.glob("**/uploads/*/prompts.jsonl")).unlink()
+        with pytest.raises(moai.NotFound, match="prompts.jsonl, which was sent for job"):
+            from_file.again()
+        trained.delete()
+        with pytest.raises(moai.NotFound, match=f"about the result of job {trained.id}, which was deleted from box"):
+            asked.again()
 
 
 def test_a_full_model_has_nothing_to_merge(box, full):

@@ -33,6 +33,22 @@ def test_a_card_says_what_it_was_made_of_and_how_to_load_it():
     assert "base_model:" not in full and "datasets:" not in full and "library_name: transformers" in full
 
 
+def test_a_card_counts_every_run_of_a_resumed_training():
+    def rows(**more):
+        card = modelcard.text(dict(FACTS, summary=dict(FACTS["summary"], **more)))
+        return {row.split("|")[1].strip(): row.split("|")[2].strip() for row in card.splitlines() if row.startswith("| ")}
+
+    run = {"job": "a", "start_step": 0, "step": 40, "seconds": 100.5}
+    assert rows(seconds=100.5, runs=[run])["seconds"] == "100.5" and "runs" not in rows(seconds=100.5, runs=[run])
+    two = rows(seconds=1161.0, runs=[run, dict(run, start_step=30, step=1200, seconds=1060.5)])
+    assert (two["seconds"], two["runs"]) == ("1,161", "2: steps 1 to 40, 31 to 1,200")
+    late = rows(seconds=7.5, runs=[dict(run, start_step=30)])
+    assert late["seconds"] == "7.5, not counting what led to step 30"
+    many = rows(seconds=1.0, runs=[dict(run, start_step=n, step=n + 1) for n in range(20)])
+    assert many["runs"] == "20: steps 1 to 1, 2 to 2, 3 to 3, 4 to 4, ..., 17 to 17, 18 to 18, 19 to 19, 20 to 20"
+    assert "runs" not in rows(seconds=3.0), "a summary of an older version"
+
+
 def test_no_value_breaks_out_of_its_place():
     nasty = 'x"\n---\n# owned | `code` ```\n<script>'
     card = modelcard.text(dict(FACTS, model=nasty, name=nasty, template=nasty + "{a}", command=nasty))

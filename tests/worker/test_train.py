@@ -148,6 +148,19 @@ def test_a_run_killed_after_a_checkpoint_resumes_there_and_ends_as_if_it_had_not
     assert not torn.exists()
     assert_same_curve(tmp_path / "out", reference[2])
 
+    summary = json.loads((tmp_path / "out" / "moai-training.json").read_text())
+    # Held at step 5 and killed: what it had kept last is the checkpoint of step 3.
+    assert [(run["start_step"], run["step"]) for run in summary["runs"]] == [(0, 3), (3, STEPS)]
+    assert summary["seconds"] == pytest.approx(sum(run["seconds"] for run in summary["runs"]), abs=0.002)
+    assert all(run["seconds"] > 0 for run in summary["runs"])
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| runs | 2: steps 1 to 3, 4 to {} |".format(STEPS) in card and "| steps | {} |".format(STEPS) in card
+    # Two more steps, by a job that goes on after this one: all three count.
+    assert child.run("train", inputs(max_steps=STEPS + 2))["result"]["steps"] == STEPS + 2
+    longer = json.loads((tmp_path / "out" / "moai-training.json").read_text())
+    assert [(run["start_step"], run["step"]) for run in longer["runs"]] == [(0, 3), (3, STEPS), (6, STEPS + 2)]
+    assert longer["seconds"] > summary["seconds"]
+
 
 @pytest.fixture(scope="module")
 def dropping(model, tmp_path_factory):
@@ -307,6 +320,9 @@ def test_a_run_killed_while_saving_its_result_only_saves_again(child, inputs, re
     again = child.run("train", inputs(max_steps=6))["result"]
     assert not [line for line in child.reports("metric")]
     assert (again["steps"], again["final_loss"]) == (6, result["final_loss"])
+    summary = json.loads((tmp_path / "out" / "moai-training.json").read_text())
+    assert [(run["start_step"], run["step"]) for run in summary["runs"]] == [(0, 6)], "the time of its training is not lost"
+    assert summary["seconds"] > 0
     assert "result" in child.run("verify", {"path": again["path"], "method": "full", "load": True})
 
 

@@ -50,6 +50,7 @@ async def evaluating(agent: Any, message: training_pb2.EvaluateRequest) -> Entry
         raise AgentError("USAGE", "job %s prepared no data set of its own" % entry.job.id, "name one with --dataset")
     request = submit.Request(agent, message, message.options, "evaluate", "evaluate %s" % model, True)
     request.extra = {"endpoint": message.endpoint}
+    request.names_job("model", entry)
     return await request.submit(lambda place: (evaluate_steps(place, message, model, entry), ""))
 
 
@@ -156,6 +157,7 @@ async def merging(agent: Any, message: training_pb2.MergeModelRequest) -> Entry:
     words["command"] = "\n".join(filter(None, [str(words.get("command") or ""), "moai remote merge %s" % message.adapter]))
     trust = message.trust_remote_code or bool(settings.get("trust_remote_code"))
     request = submit.Request(agent, message, message.options, "merge", "merge %s" % message.adapter, True)
+    request.names_job("adapter", entry)
 
     def make(place: plans.Place) -> Tuple[List[Dict[str, Any]], str]:
         source = os.path.abspath(os.path.join(place.cwd, os.path.expanduser(adapter)))
@@ -177,6 +179,7 @@ async def uploading(agent: Any, message: model_pb2.UploadModelRequest) -> Entry:
     text = "upload %s to %s" % (message.source, message.repo)
     request = submit.Request(agent, message, message.options, "upload", text, False)
     request.extra = {"endpoint": message.endpoint}
+    request.names_job("source", entry)
 
     def make(place: plans.Place) -> Tuple[List[Dict[str, Any]], str]:
         inputs = {

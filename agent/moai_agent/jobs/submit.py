@@ -57,6 +57,11 @@ class Request:
         self.record = _recorded(message)
         _check_options(options)
 
+    def names_job(self, field: str, entry: Optional[Entry]) -> None:
+        """Record the job a field meant by its id: "last", a name or a prefix may be another one some day."""
+        if entry is not None and self.record is not None:
+            self.record["message"][field] = entry.job.id
+
     async def submit(self, make_plan: Callable[[plans.Place], Tuple[List[Dict[str, Any]], str]]) -> Entry:
         """Publish and start, or find the job an earlier try made.
 
@@ -260,19 +265,31 @@ def _digest(message: Message) -> str:
     return request_digest(type(message).__name__.encode(), copy.SerializeToString(deterministic=True))
 
 
-#: Requests that ``moai remote again`` repeats.
-_REPEATABLE = ("RunCommandRequest", "StartTrainingRequest", "PrepareDatasetRequest", "DownloadModelRequest")
+#: Requests that ``moai remote again`` repeats. A resumed job keeps the record of the first.
+_REPEATABLE = (
+    "RunCommandRequest", "StartTrainingRequest", "PrepareDatasetRequest", "PreviewDatasetRequest", "DownloadModelRequest",
+    "GenerateRequest", "EvaluateRequest", "MergeModelRequest", "UploadModelRequest", "InstallRequirementsRequest",
+    "CreateEnvironmentRequest",
+)  # fmt: skip
 
 
 def _recorded(message: Message) -> Optional[Dict[str, Any]]:
-    """A request as JSON, to be sent once more: no secret, nothing that belongs to one submission."""
+    """A request as JSON, to be sent once more: no secret, nothing that belongs to one submission.
+
+    Prompts and the texts of files are left out: the plan has them, and an answer with both could be too long.
+    """
     kind = type(message).__name__
     if kind not in _REPEATABLE:
         return None
-    copy = type(message)()
+    copy: Any = type(message)()
     copy.CopyFrom(message)
     for name in ("secrets", "webhook", "labels", "proxy", "request_id", "owner"):
         copy.options.ClearField(name)
+    if kind == "GenerateRequest":
+        copy.ClearField("prompts")
+    for name in ("requirement_files", "source_files"):
+        for file in getattr(copy, name, ()):
+            file.text = ""
     return {"type": kind, "message": json_format.MessageToDict(copy, preserving_proto_field_name=True)}
 
 
@@ -430,7 +447,9 @@ async def downloading(agent: Any, message: model_pb2.DownloadModelRequest) -> En
 
 async def generating(agent: Any, message: training_pb2.GenerateRequest) -> Entry:
     """Generate, from a job, a folder or a Hub id."""
-    model, base, trust = message.model, None, False
+    model, base, trust, entry = message.model, None, False, None
+    shaped = training_pb2.GenerateRequest()
+    shaped.CopyFrom(message)
     if not message.prompts and not message.prompt_file:
         raise AgentError("USAGE", "no prompt was given", "--prompt TEXT or --file FILE")
     if not plans.is_path(model) and "/" not in model:
@@ -439,13 +458,14 @@ async def generating(agent: Any, message: training_pb2.GenerateRequest) -> Entry
         if not model:
             raise AgentError("MODEL_INVALID", "job %s has no output to generate with" % entry.job.id, "name a training job")
         base, trust = trained_model(entry), trained_settings(entry).get("trust_remote_code", False)
-        if not message.template:
-            message.template = trained_template(entry)
-    if message.template == "none":
-        message.template = ""
+        if not shaped.template:
+            shaped.template = trained_template(entry)
+    if shaped.template == "none":
+        shaped.template = ""
     request = Request(agent, message, message.options, "generate", "generate with %s" % message.model, True)
     request.extra = {"endpoint": message.endpoint}
-    return await request.submit(lambda place: (plans.generate_steps(place, message, model, base, trust), ""))
+    request.names_job("model", entry)
+    return await request.submit(lambda place: (plans.generate_steps(place, shaped, model, base, trust), ""))
 
 
 def trained_model(entry: Entry) -> Optional[str]:

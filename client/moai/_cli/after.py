@@ -58,12 +58,11 @@ def evaluate(
         refuse_job(model, on)
 
         def tell(job: moai.Job) -> None:
-            found = job.host.evaluated(job)
             if as_json:
-                print_json(document(job.host.name, job.id, found))
+                print_json(document(job.host.name, job.id, job.host.evaluated(job)))
                 return
             print(f"{job.host.name}:")
-            show(found, plain)
+            show_figures(job, plain)
 
         submit_each(on, start, given, detach, as_json, plain, fail_fast, tell)
         return
@@ -80,7 +79,7 @@ def evaluate(
         follow(job, as_json=False, plain=plain, log=False)
     finally:
         if exit_code(job.info) == 0 and job.info.state == "SUCCEEDED":
-            show(target.evaluated(job), plain)
+            show_figures(job, plain)
 
 
 def document(host_name: str, job: str, found: dict[str, Any]) -> dict[str, Any]:
@@ -108,8 +107,9 @@ def _figures(one: dict[str, Any] | None) -> dict[str, Any] | None:
     return {"loss": one["loss"], "perplexity": one["perplexity"], "seconds": one["seconds"], "rouge": shown}
 
 
-def show(found: dict[str, Any], plain: bool) -> None:
-    """A row a model."""
+def show_figures(job: moai.Job, plain: bool) -> None:
+    """What an ended ``evaluate`` job measured: a row a model."""
+    found = job.host.evaluated(job)
     header = ["MODEL", "LOSS", "PERPLEXITY", "TIME"]
     rouge = found["figures"]["rouge"] is not None
     header[3:3] = ["ROUGE-1", "ROUGE-2", "ROUGE-L"] if rouge else []

@@ -145,7 +145,7 @@ def install(
     if exit_code(info):
         follow(job, as_json=False, plain=plain, log=False)
         return
-    _show_plan(target.install_plan(job), plain)
+    show_changes(job, plain)
 
 
 def _options(**given: Any) -> moai.JobOptions:
@@ -169,7 +169,9 @@ def _plan_document(target: Any, job: moai.Job, plan: moai.InstallPlan) -> dict[s
     }
 
 
-def _show_plan(plan: moai.InstallPlan, plain: bool) -> None:
+def show_changes(job: moai.Job, plain: bool) -> None:
+    """What an ended dry run of an installation would change."""
+    plan = job.host.install_plan(job)
     for r in plan.repairs:
         instead = f"used instead: {r.used}" if r.used else "left out"
         note(f"{r.file} line {r.line}: {r.was.strip()!r} {r.why}; {instead}")

@@ -48,12 +48,12 @@ def generate(
         refuse_job(model, on)
 
         def tell(job: moai.Job) -> None:
-            answers = job.host.generated(job)
             if as_json:
+                answers = job.host.generated(job)
                 print_json({"schema": "moai.generated/1", "host": job.host.name, "job": job.id, "answers": answers})
                 return
             print(f"{job.host.name}:")
-            _show(answers, has_colour(plain))
+            show_answers(job, plain)
 
         submit_each(on, start, given, detach, as_json, plain, fail_fast, tell)
         return
@@ -72,7 +72,7 @@ def generate(
         follow(job, as_json=False, plain=plain, log=False)
     finally:
         if exit_code(job.info) == 0 and job.info.state == "SUCCEEDED":
-            _show(target.generated(job), has_colour(plain))
+            show_answers(job, plain)
 
 
 def where(model: str, on: str) -> tuple[Any, str]:
@@ -108,7 +108,9 @@ def _prompt_file(text: str) -> str:
     return "laptop:" + path
 
 
-def _show(answers: list[dict[str, Any]], colour: bool) -> None:
+def show_answers(job: moai.Job, plain: bool) -> None:
+    """The answers of an ended ``generate`` job, each under its prompt."""
+    answers, colour = job.host.generated(job), has_colour(plain)
     for number, one in enumerate(answers, 1):
         prompt = " ".join(str(one["prompt"]).split())
         shown = prompt if len(prompt) <= 240 else prompt[:120] + " … " + prompt[-120:]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import moai
 from moai._cli.clean import clean
 from moai._cli.common import has_colour, print_json
@@ -30,10 +28,12 @@ def show_preview(target: moai.Host, job: moai.Job, detach: bool, as_json: bool, 
         follow(job, as_json=False, plain=plain, log=False)
     finally:
         if exit_code(job.info) == 0 and job.info.state == "SUCCEEDED":
-            _show(target.previewed(job), has_colour(plain))
+            show_rows(job, plain)
 
 
-def _show(told: dict[str, Any], colour: bool) -> None:
+def show_rows(job: moai.Job, plain: bool) -> None:
+    """What an ended preview found: rows as text and ids, then the counts."""
+    told, colour = job.host.previewed(job), has_colour(plain)
     samples = told["samples"]
     for number, one in enumerate(samples, 1):
         cut = f", cut at {told['block_size']}" if one["cut"] else ""

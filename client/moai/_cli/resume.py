@@ -10,15 +10,22 @@ from typing import Annotated, Any
 import typer
 
 import moai
+from moai._cli.after import show_figures
 from moai._cli.clean import clean
 from moai._cli.common import Env, Force, JobName, Json, On, Plain, find_job, host, note, pairs, print_json
-from moai._cli.follow import follow
+from moai._cli.envs import show_changes
+from moai._cli.follow import exit_code, follow
+from moai._cli.generate import show_answers
+from moai._cli.preview import show_rows
 from moai._cli.start import Detach, MaxDuration, Name, RequestId, Secret, Setenv, Webhook, announce, secret_value
 from moai._cli.start import options as job_options
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 Set = Annotated[list[str], typer.Option("--set", metavar="K=V", help="Change a setting of the recipe; repeatable.")]
+
+#: Last step of a job whose result is on the screen only -> what shows it.
+_SHOWN = {"generate": show_answers, "evaluate": show_figures, "preview": show_rows, "resolve": show_changes}
 
 
 @app.command()
@@ -57,8 +64,7 @@ def resume(
         request_id=request_id, variables=pairs(setenv, "--setenv"), secrets=_secrets(one, secret), webhook=webhook
     )
     new, *others = one.resume_all(changes, options, force, from_)
-    if others and not as_json:
-        note("with it " + ", ".join(f"{job.host.name}/{job.id}" for job in others))
+    _tell_others(others, as_json)
     if not announce(new, detach, as_json):
         follow(new, as_json=as_json, plain=plain, log=not new.info.output)
 
@@ -79,16 +85,28 @@ def again(
     request_id: RequestId = "",
     webhook: Webhook = "",
 ) -> None:
-    """Start the same job once more: same request, code and environment; new id, new result folder."""
+    """Start the same job once more, whatever its kind: same request, code and environment; new id, new result folder."""
     one = find_job(job)
     target = host(on) if on and moai.config().pick(on)[0].name != one.host.name else None
     options = job_options(
         name=name, env=env, setenv=setenv, max_duration=max_duration, request_id=request_id, webhook=webhook, with_project=False
     )
     options.secrets = _secrets(one, secret)
-    new = one.again(_settings(set_), options, target)
-    if not announce(new, detach, as_json):
-        follow(new, as_json=as_json, plain=plain, log=not new.info.output)
+    new, *others = one.again_all(_settings(set_), options, target)
+    _tell_others(others, as_json)
+    if announce(new, detach, as_json):
+        return
+    shows = None if as_json else _SHOWN.get(new.info.steps[-1].name if new.info.steps else "")
+    try:
+        follow(new, as_json=as_json, plain=plain, log=not (new.info.output or shows))
+    finally:
+        if shows and exit_code(new.info) == 0 and new.info.state == "SUCCEEDED":
+            shows(new, plain)
+
+
+def _tell_others(others: list[moai.Job], as_json: bool) -> None:
+    if others and not as_json:
+        note("with it " + ", ".join(f"{job.host.name}/{job.id}" for job in others))
 
 
 def _settings(set_: list[str]) -> dict[str, Any]:

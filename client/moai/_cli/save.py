@@ -28,10 +28,12 @@ def save(
     setenv: list[str] | None = None,
     secret: list[str] | None = None,
     log_pattern: str = "",
+    git: str | None = None,
+    submodules: bool = False,
     recipe: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
 ) -> None:
-    """Write what was given; what was not stays as it is. Shows the change as a diff on standard error.
+    """Write what was given; what was not stays as it is. ``git`` None: a run, which ``[train]`` is not about. Shows the change as a diff on standard error.
 
     Raises UsageError where a value would be replaced and nobody can be asked.
     """
@@ -47,6 +49,8 @@ def save(
     train = {key: value for key, value in (recipe or {}).items() if value is not None}
     if settings:
         train["settings"] = settings
+    if git is not None:
+        train.update(_code(project, git, submodules, "--sync" if sync else "--workdir" if workdir else ""))
     if train:
         changes["train"] = train
     if setenv:
@@ -64,3 +68,17 @@ def save(
     if edit.replaces:
         confirm(f"Replace values in {edit.path}?", False, f"edit {edit.path}, or leave --save out")
     note(f"{edit.write()} is written")
+
+
+def _code(project: moai.Project | None, git: str, submodules: bool, elsewhere: str) -> dict[str, Any]:
+    """What ``[train]`` is to say of a clone, so that the file alone gives the same code next time."""
+    kept = project.train if project else None
+    if kept and kept.git and elsewhere:
+        raise moai.UsageError(
+            "USAGE", f"{elsewhere} would be kept, and git in [train] of {project.path} counts before it",  # type: ignore[union-attr]
+            "take git out of the file, or leave --save out",
+        )  # fmt: skip
+    found: dict[str, Any] = {"git": git} if git else {}
+    if submodules or (git and kept and kept.git_submodules):
+        found["git_submodules"] = submodules
+    return found

@@ -62,12 +62,14 @@ def options(
     with_project: bool = True,
     git: str = "",
     submodules: bool = False,
+    trains: bool = False,
 ) -> moai.JobOptions:
     """JobOptions from flags, with moai.toml below them. Raises UsageError.
 
     Args:
         has_command: it runs a command of the user's, for which code may be sent. claims: it uses the
             accelerator, and waits in its queue. wait_for_access: see moai.JobOptions. with_project: moai.toml counts.
+        trains: what [train] of moai.toml says of a command's code counts too, before its sync and workdir.
     """
     if "=" in env:
         raise moai.UsageError("USAGE", f"--env chooses an environment and takes no K=V ({env})", f"--setenv {env}")
@@ -80,6 +82,9 @@ def options(
         raise moai.UsageError("USAGE", f"--git clones its own copy, and {'--sync' if sync else '--workdir'} names another folder", "leave one of them out")
     if git and not has_command:
         raise moai.UsageError("USAGE", "--git fetches code for a command of your own; the recipe brings its own", "add -- CMD, or leave --git out")
+    if trains and has_command and project and project.train.git and not (git or sync or workdir):
+        git = project.train.git
+        submodules = submodules or bool(project.train.git_submodules)
     if submodules and not git:
         raise moai.UsageError("USAGE", "--git-submodules belongs to --git", "--git URL --git-submodules")
     url, revision = moai.split_git(git) if git else ("", "")

@@ -129,12 +129,12 @@ def train(
         max_duration=max_duration, request_id=request_id, setup=setup, sync=sync, has_command=bool(command),
         wait_for_access=wait_for_access,
         retries=retries, stop_on=stop_on, on_finish=on_finish, webhook=webhook,
-        git=git, submodules=submodules,
+        git=git, submodules=submodules, trains=True,
     )  # fmt: skip
     if save_flags:
         save(
             on=on, env=env, name=name, workdir=workdir, sync=sync, accelerator=accelerator, setup=setup, setenv=setenv,
-            secret=secret, log_pattern=log_pattern, **({} if command else saved(flags, pairs(set_, "--set"))),
+            secret=secret, log_pattern=log_pattern, git=git, submodules=submodules, **({} if command else saved(flags, pairs(set_, "--set"))),
         )  # fmt: skip
         project = moai.load_project()
     target_name = on or (project.host if project else "") or ""
@@ -160,8 +160,9 @@ def train(
             if as_json:
                 print_json({"schema": "moai.command-plan/1", "host": target.name, "arguments": command, "environment": chosen or None})
                 return
+            source = str(given.code) or (f"{given.git}@{given.git_revision}" if given.git_revision else given.git)
             print(f"on {target.name}, in {chosen or 'the environment chosen there'}, waiting for accelerator {given.accelerator}:")
-            print("  " + clean(" ".join(command)) + (f"   in a copy of {given.code or git}" if given.code or git else ""))
+            print("  " + clean(" ".join(command)) + (f"   in a copy of {clean(source)}" if source else ""))
             note("nothing was started")
             return
         with Borrowed(target, flavor, restore_flavor, given.environment) as borrowed:
