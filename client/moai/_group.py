@@ -129,7 +129,7 @@ def resume(job: Job, settings: Mapping[str, Any], options: JobOptions, force: bo
 def again(
     job: Job, on: Host | None, settings: Mapping[str, Any] | None, options: JobOptions | None, say: Callable[[str], None]
 ) -> list[Job]:
-    """Repeat a job and, of a training over several containers, all of its members: the given job's first.
+    """Repeat a job and, of a training over several containers, all of its members: the leader's first.
 
     They are shown to reach each other anew. Raises MoaiError: UNSUPPORTED for another container; what ``train`` and
     ``Job.again`` raise. What was started by then is cancelled.
@@ -169,8 +169,7 @@ def again(
         for one in started:
             one.cancel()
         raise
-    first = names.index(job.host.name)
-    return [started[first], *started[:first], *started[first + 1 :]]
+    return started
 
 
 def _place(job: Job) -> tuple[int, int]:

@@ -282,7 +282,7 @@ class Job:
     def again_all(
         self, settings: Mapping[str, Any] | None = None, options: JobOptions | None = None, on: Host | None = None
     ) -> list[Job]:
-        """``again``, and of a training over several containers every member's too: this job's new one first."""
+        """``again``, and of a training over several containers every member's too: the leader's new one first."""
         from moai import _group
 
         return _group.again(self, on, settings, options, (on or self.host).session.say)
