@@ -268,8 +268,19 @@ class Host(Training, AfterTraining, DeviceControl, Housekeeping):
         FILE_NOT_HERE, USAGE (too large), DISK_FULL.
         """
         from moai import _snapshot
+        from moai_proto.v1 import agent_pb2, agent_pb2_grpc
 
-        code = _snapshot.collect(Path(folder).expanduser())
+        here = Path(folder).expanduser()
+        if self.session.is_connected or not here.is_dir():
+            code = _snapshot.collect(here)
+        else:
+            # The folder is read while the host answers; the questions of a connection are asked in this thread.
+            from concurrent.futures import ThreadPoolExecutor
+
+            with ThreadPoolExecutor(1) as beside:
+                reading = beside.submit(_snapshot.collect, here)
+                self.session.call(agent_pb2_grpc.AgentServiceStub, "GetAgent", agent_pb2.GetAgentRequest())
+                code = reading.result()
         return _snapshot.send(self.session, code, work or self.config.work), code.inside
 
     def download(
