@@ -40,8 +40,8 @@ class Bench:
         run([CONSOLE, "remote", *words], self.env)
 
     def theirs(self, script: str, names: list[str]) -> None:
-        """Run a line of sh for each host, sixteen at once; ``$1`` is the host."""
-        argv = ["xargs", "-P", "16", "-I", "{}", "sh", "-c", script, "sh", "{}"]
+        """Run a line of sh for each host, sixteen at once; ``$1`` is the host, ``$2`` what follows its name."""
+        argv = ["xargs", "-P", "16", "-L", "1", "sh", "-c", script, "sh"]
         done = subprocess.run(argv, input="\n".join(names).encode(), env=self.env, capture_output=True, check=False)
         if done.returncode:
             raise RuntimeError(f"{script} ended with {done.returncode}: {done.stderr[-800:]!r}")
@@ -162,8 +162,10 @@ def bootstrap(bench: Bench) -> list[Row]:
     bench.ours("up", hosts)
     bundle = max((bench.many.laptop.folder / "cache" / "bundles").glob("*-cp*.tar.gz"), key=lambda path: path.stat().st_mtime)
     options = " ".join(bench.options)
-    copy = f'scp -q {options} {bundle} "$1":bundle.tar.gz && {bench.ssh} "$1" \'mkdir -p unpacked && tar xzf bundle.tar.gz -C unpacked\''
-    mine, other = side_by_side(lambda: bench.ours("up", hosts), lambda: bench.theirs(copy, names), ROUNDS, before=fresh)
+    # A login begins in the home of whoever runs this, not in the container's.
+    places = [f"{name} {one.home}" for name, one in zip(names, bench.many.containers, strict=False)]
+    copy = f'scp -q {options} {bundle} "$1:$2/bundle.tar.gz" && {bench.ssh} "$1" "cd $2 && mkdir -p unpacked && tar xzf bundle.tar.gz -C unpacked"'
+    mine, other = side_by_side(lambda: bench.ours("up", hosts), lambda: bench.theirs(copy, places), ROUNDS, before=fresh)
     what = f"bootstrap of {len(names)} fresh hosts, bundle cached ({load()})"
     return [Row(what, "`xargs -P 16`: `scp` + `tar x`", f"{mine:.2f} s", f"{other:.2f} s", mine / other, "<= 1.3x", mine <= 1.3 * other)]
 

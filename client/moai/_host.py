@@ -267,8 +267,9 @@ class Host(Training, AfterTraining, DeviceControl, Housekeeping):
         Only files that are not there yet travel; what git ignores and secrets do not. Raises MoaiError:
         FILE_NOT_HERE, USAGE (too large), DISK_FULL.
         """
-        from moai import _snapshot
         from moai_proto.v1 import agent_pb2, agent_pb2_grpc
+
+        from moai import _snapshot
 
         here = Path(folder).expanduser()
         if self.session.is_connected or not here.is_dir():
