@@ -91,7 +91,7 @@ def _ask(path: str, variables: Dict[str, str]) -> Any:
         told = json.loads(done.stdout.decode("utf-8").strip().splitlines()[-1])
         facts = {str(name): str(value) for name, value in told["facts"].items()}
         version = _version(facts)
-    except (ValueError, KeyError, IndexError, AttributeError):
+    except (ValueError, KeyError, IndexError, AttributeError, TypeError):
         return None
     usable = facts["implementation"] == "cpython" and not facts["abiflags"] and facts["pointer_bits"] == "64"
     return EnginePython(path, facts, [str(n) for n in told["installed"]]) if usable and _OLDEST <= version <= _NEWEST else None

@@ -5,22 +5,17 @@ from typing import Any, Dict
 
 from .datasource import source_digest
 from .errors import StepError
-from .modeltokenizer import tokenizer_digests
 from .preparedset import marker_of, sizes
 
-#: Of a tokenizer's files those that two models may differ in though they split text alike.
-_MAY_DIFFER = ("config.json", "tokenizer_config.json", "special_tokens_map.json")
 
-
-def check_adopted(folder: str, output: str, model: str, described: Dict[str, Any]) -> None:
-    """Check that the prepared ``folder`` may serve a training of ``model`` as it is.
+def check_adopted(folder: str, output: str, described: Dict[str, Any]) -> None:
+    """Check that the prepared ``folder`` is as it was left; that it fits the model, the training checks.
 
     Args:
         output: where the result is to be; the folder itself, for nothing is made. described: its marker.
 
     Raises:
-        StepError: USAGE when a result elsewhere is wanted; DATASET_INVALID when files changed since, or the
-            model splits text in another way.
+        StepError: USAGE when a result elsewhere is wanted; DATASET_INVALID when files changed since.
     """
     if output != folder:
         raise StepError(
@@ -36,16 +31,6 @@ def check_adopted(folder: str, output: str, model: str, described: Dict[str, Any
             "DATASET_INVALID",
             "files of {} are missing, or have another size than when it was prepared".format(folder),
             "prepare it again",
-            {"path": folder},
-        )
-    here = _deciding(tokenizer_digests(model))
-    made = _deciding((described.get("basis") or {}).get("tokenizer") or {})
-    common = set(here) & set(made)
-    if not common or any(here[name] != made[name] for name in common):
-        raise StepError(
-            "DATASET_INVALID",
-            "{} was prepared with another tokenizer than that of {}: its ids would mean other words".format(folder, model),
-            "prepare it for this model, or train the model it was prepared for",
             {"path": folder},
         )
 
@@ -70,7 +55,3 @@ def made_from(inputs: Dict[str, Any]) -> Dict[str, Any]:
             "prepare the dataset again from its source",
         )
     return dict(inputs, **made)
-
-
-def _deciding(digests: Dict[str, str]) -> Dict[str, str]:
-    return {name: digest for name, digest in digests.items() if name not in _MAY_DIFFER}

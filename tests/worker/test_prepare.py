@@ -280,7 +280,7 @@ def test_the_same_inputs_are_reused_and_other_inputs_are_not(step, tmp_path):
     assert _left(tmp_path) == [".out.lock", "out"]
 
 
-def test_a_prepared_folder_is_used_as_it_is_by_a_model_that_splits_text_alike(child, model, step, tmp_path):
+def test_a_prepared_folder_is_used_as_it_is(child, model, step, tmp_path):
     made = step()["result"]
     out = str(tmp_path / "out")
     adopted = step(source=out, block_size=32)
@@ -288,17 +288,32 @@ def test_a_prepared_folder_is_used_as_it_is_by_a_model_that_splits_text_alike(ch
     assert [entry[0] for entry in adopted["seen"]] == ["message", "artifact"] and "as it was prepared" in str(adopted["seen"][0])
     error = step(source=out, output=str(tmp_path / "elsewhere"))["error"]
     assert error["code"] == "USAGE" and str(tmp_path / "in.jsonl") in error["next"]
-    other = tmp_path / "other"
-    shutil.copytree(model, str(other))
-    (other / "tokenizer_config.json").write_text("{}")
-    assert step(source=out, model=str(other))["result"]["reused"] is True
-    with open(str(other / "tokenizer.json"), "a") as file:
-        file.write("\n")
-    error = step(source=out, model=str(other))["error"]
-    assert error["code"] == "DATASET_INVALID" and "another tokenizer" in error["message"]
     os.truncate(os.path.join(out, "llama3_dataset.pt"), 100)
     error = step(source=out)["error"]
     assert error["code"] == "DATASET_INVALID" and "another size" in error["message"]
+
+
+def test_a_model_with_another_vocabulary_does_not_train_on_it(child, model, step, tmp_path):
+    step()
+    other = tmp_path / "other"
+    shutil.copytree(model, str(other))
+
+    def check(size=1 << 20):
+        ask = "from moai_worker import train_data\nfrom moai_worker.errors import StepError\nanswer = None"
+        ask += "\ntry: train_data.check_marker(path, other, size)\nexcept StepError as error: answer = error.as_dict()"
+        return child.ask(ask, path=str(tmp_path / "out"), other=str(other), size=size)
+
+    assert check() is None and "is padded with id" in check(0)["message"]
+    text = (other / "tokenizer.json").read_text(encoding="utf-8")
+    (other / "tokenizer.json").write_text(text + "\n", encoding="utf-8")
+    assert check() is None, "other bytes, the same vocabulary"
+    told = json.loads(text)
+    first, second = sorted(told["model"]["vocab"], key=told["model"]["vocab"].get)[-2:]
+    ids = told["model"]["vocab"]
+    ids[first], ids[second] = ids[second], ids[first]
+    (other / "tokenizer.json").write_text(json.dumps(told), encoding="utf-8")
+    error = check()
+    assert error["code"] == "DATASET_INVALID" and "so do their vocabularies" in error["message"]
 
 
 def test_the_texts_behind_a_prepared_folder_are_found_as_long_as_they_are_the_same(child, model, step, tmp_path):

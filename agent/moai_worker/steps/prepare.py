@@ -92,7 +92,7 @@ def run(inputs: Dict[str, Any], report: Any) -> Dict[str, Any]:
     try:
         described = marker_of(wanted.source)
         if described is not None:
-            check_adopted(wanted.source, wanted.output, wanted.model, described)
+            check_adopted(wanted.source, wanted.output, described)
             report.message("using {} as it was prepared".format(wanted.source), code="REUSED")
             return _result(wanted, described, report, reused=True)
         return _prepare(wanted, report, {key: inputs.get(key) for key in _MADE_WITH})
