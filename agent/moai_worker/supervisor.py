@@ -19,7 +19,7 @@ import time
 import traceback
 from typing import Any, Dict, List, Optional
 
-from moai_worker import cgroup, identity, notify
+from moai_worker import cgroup, declared, identity, notify
 from moai_worker.endings import Outcome, exit_code, judge, reason, spawn_failure
 from moai_worker.jobdir import read_json, write_atomic, write_json
 from moai_worker.processes import JobProcesses
@@ -172,6 +172,9 @@ class Supervisor(JobProcesses):
                 self._report_vitals(name, vitals)
             self._attend(watch, name)
             self._watch_clock(watch)
+            # Once it is reaped, its number may be another's.
+            for told in declared.deliver(self.job, step, self.child.pid) if self.child_status is None else ():
+                self._report("message", name, **told)
         stopped = self.stop_asked is not None
         if stopped:
             self._report("state", state="STOPPING")

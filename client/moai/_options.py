@@ -56,7 +56,8 @@ class JobOptions:
         is asked for again until access is granted, for ``max_duration_s`` or else 24 hours. retries: times a
         failed step is run again, 0 to 100. stop_on: watchers that end the job (``WATCHERS``); the others only
         warn. on_finish: shell command there when the job ends or stalls. webhook: address that is sent the
-        same as JSON; kept in memory only.
+        same as JSON; kept in memory only. on_checkpoint, on_stop: signals (``SIGUSR1``) that a command takes for
+        ``Job.signal``; only a command has them.
     """
 
     name: str = ""
@@ -79,6 +80,8 @@ class JobOptions:
     git: str = ""
     git_revision: str = ""
     git_submodules: bool = False
+    on_checkpoint: str = ""
+    on_stop: str = ""
 
     def __post_init__(self) -> None:
         for value in [*self.secrets.values(), self.webhook]:
@@ -104,6 +107,8 @@ class JobOptions:
             raise MoaiError("USAGE", "a folder to sync and a working folder there were both given", "leave out --workdir, or --sync")
         if self.git and not takes_code:
             raise MoaiError("USAGE", f"{self.git} would be cloned, and only a command runs in a copy of it", "leave git out, or use run")
+        if (self.on_checkpoint or self.on_stop) and not takes_code:
+            raise MoaiError("USAGE", "signals were declared, and only a command takes them", "leave out --on-checkpoint and --on-stop")
         if self.git and (self.code or self.workdir):
             raise MoaiError("USAGE", "a git repository and another folder to run in were both given", "leave out --sync and --workdir, or --git")
         return job_pb2.JobOptions(
@@ -128,6 +133,8 @@ class JobOptions:
             stop_on=list(self.stop_on),
             on_finish=self.on_finish,
             webhook=self.webhook,
+            on_checkpoint=self.on_checkpoint,
+            on_stop=self.on_stop,
         )
 
     def _check_watching(self) -> None:

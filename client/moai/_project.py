@@ -96,6 +96,8 @@ class Project(_Strict):
     retries: int | None = Field(default=None, ge=0, le=100)
     stop_on: list[str] = Field(default_factory=list)
     on_finish: str | None = None
+    on_checkpoint: str | None = None
+    on_stop: str | None = None
     variables: dict[str, str] = Field(default_factory=dict)
     secrets: list[str] = Field(default_factory=list)
     train: TrainTable = TrainTable()

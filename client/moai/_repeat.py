@@ -150,6 +150,7 @@ def job_toml(info: JobInfo, spec: Mapping[str, Any], plan: Mapping[str, Any]) ->
         ("workdir", command.get("cwd") if command is not None and "code" not in steps else None),
         ("accelerator", spec.get("accelerator")),
         ("setup", spec.get("setup")),
+        *((f"on_{what}", name) for what, name in sorted((spec.get("signals") or {}).items()) if not is_recipe),
         ("secrets", sorted(set(spec.get("secrets") or []) - {"HF_TOKEN"})),
     ):
         if value:

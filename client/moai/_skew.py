@@ -16,7 +16,7 @@ from moai._errors import MoaiError
 #: Message -> protocol -> fields that came with it.
 NEEDS: dict[str, dict[int, str]] = {
     "JobOptions": {
-        2: "retries on_finish webhook stop_on git_url git_revision git_submodules_wanted wait_for_access",
+        2: "retries on_finish webhook stop_on git_url git_revision git_submodules_wanted wait_for_access on_checkpoint on_stop",
     },
     "DatasetSpec": {2: "pack mask_prompt validation_fraction split"},
     "TrainingSpec": {2: "gpus group upload_repo upload_private upload_revision"},

@@ -130,9 +130,64 @@ def test_a_command_cannot_be_told_anything_and_says_why(host, local):
     assert caught.value.reason == "JOB_FINISHED"
 
 
+_SAVER = """
+import signal, sys
+asked = []
+for number in (signal.SIGUSR1, signal.SIGTERM):
+    signal.signal(number, lambda number, frame: asked.append(number))
+print("ready", flush=True)
+while signal.SIGTERM not in asked:
+    signal.pause()
+    print("got", [signal.Signals(one).name for one in asked], flush=True)
+"""
+
+
+def test_a_command_takes_the_signals_it_declared(host, local):
+    words = ("--on", "local", "--on-checkpoint", "SIGUSR1", "--on-stop", "SIGTERM", "--setup", "true", "--detach")
+    job = host.job(local.moai("remote", "run", *words, "--", "python3", "-c", _SAVER).stdout.decode().strip())
+    wait_until(lambda: b"ready" in local.moai("remote", "logs", job.id).stdout, "the command to be ready")
+    with pytest.raises(moai.AgentError) as caught:
+        job.signal("evaluate")
+    assert caught.value.reason == "UNSUPPORTED"
+    for what, got in (("checkpoint", b"got ['SIGUSR1']"), ("checkpoint", b"got ['SIGUSR1', 'SIGUSR1']"), ("stop", b"'SIGTERM']")):
+        assert local.moai("remote", what, job.id).returncode == 0
+        wait_until(lambda line=got: line in local.moai("remote", "logs", job.id).stdout, what)
+    assert job.wait(60).state == "SUCCEEDED"
+    told = [m["signal"] for m in messages(job) if m["code"] == "SIGNAL_SENT"]
+    assert told == ["SIGUSR1", "SIGUSR1", "SIGTERM"]
+    assert b"got ['SIGUSR1', 'SIGUSR1', 'SIGTERM']" in local.moai("remote", "logs", job.id).stdout
+    shown = local.moai("remote", "show", job.id, "--toml").stdout.decode()
+    assert 'on_checkpoint = "SIGUSR1"' in shown and 'on_stop = "SIGTERM"' in shown
+    again = job.again(options=moai.JobOptions())
+    assert again.spec_and_plan()[0]["signals"] == {"checkpoint": "SIGUSR1", "stop": "SIGTERM"}
+    again.cancel()
+
+
+def test_one_declared_signal_is_not_another(host, local):
+    job = host.run(["sleep", "600"], moai.JobOptions(on_stop="SIGINT"))
+    wait_until(lambda: job.refresh().pid > 0, "the command to run")
+    with pytest.raises(moai.AgentError) as caught:
+        job.signal("checkpoint")
+    assert caught.value.reason == "UNSUPPORTED" and "--on-checkpoint SIGNAL" in caught.value.next
+    job.signal("stop")
+    info = job.wait(60, check=False)
+    assert info.state == "FAILED" and "SIGINT" in info.reason.message
+
+
+def test_moai_toml_and_save_keep_declared_signals(local):
+    done = local.moai("remote", "run", "--on", "local", "--on-stop", "SIGTERM", "--save", "--detach", "--", "true")
+    assert done.returncode == 0, done.stderr
+    assert 'on_stop = "SIGTERM"' in (local.folder / "work" / "moai.toml").read_text()
+    job = moai.job(local.moai("remote", "run", "--on", "local", "--detach", "--", "true").stdout.decode().strip(), on="local")
+    assert job.spec_and_plan()[0]["signals"] == {"stop": "SIGTERM"}
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["run", "--on", "local", "--on-stop", "SIGKILL", "--", "true"], b"SIGKILL cannot be caught"),
+        (["run", "--on", "local", "--on-checkpoint", "USR1", "--", "true"], b"USR1 is no signal"),
+        (["train", "--on", "local", "--on-stop", "SIGINT", "--model", "a/b", "--dataset", "c/d"], b"only a command takes them"),
         (["signal", "last", "dance"], b"no signal"),
         (["signal", "last", "log-interval"], b"no signal"),
         (["signal", "last", "stop=3"], b"no signal"),

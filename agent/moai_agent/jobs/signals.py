@@ -7,7 +7,7 @@ import time
 from typing import Any, Dict
 
 from moai_proto.v1 import job_pb2
-from moai_worker import asked
+from moai_worker import asked, declared
 from moai_worker.jobdir import TERMINAL_STATES, read_json, write_json
 
 from moai_agent.errors import AgentError
@@ -37,10 +37,8 @@ def send(entry: Entry, signal: int, value: int) -> None:
         raise AgentError("JOB_FINISHED", "job %s has ended" % job.id, "moai remote show %s" % job.id)
     step = next((step for step in entry.plan.get("steps", []) if step.get("module") == "train"), None)
     if step is None:
-        raise AgentError(
-            "UNSUPPORTED", "job %s runs a command of its own, which cannot be told that" % job.id,
-            "moai remote cancel %s" % job.id,
-        )
+        _ask_command(entry, name)
+        return
     state = next((s["state"] for s in entry.view.get("steps", []) if s["name"] == step["name"]), "")
     if state in ("SUCCEEDED", "SKIPPED"):
         raise AgentError("UNSUPPORTED", "the training of job %s is over" % job.id, "moai remote attach %s" % job.id)
@@ -53,6 +51,25 @@ def send(entry: Entry, signal: int, value: int) -> None:
     if name == asked.LOG_INTERVAL:
         request["value"] = value
     write_json(job.control_file(name), request)
+
+
+def _ask_command(entry: Entry, name: str) -> None:
+    """A command of the user's takes what it declared; its supervisor sends that (``moai_worker.declared``)."""
+    job = entry.job
+    step = next((step for step in entry.plan.get("steps", []) if (step.get("signals") or {}).get(name)), None)
+    if step is None:
+        option = declared.OPTIONS.get(name)
+        raise AgentError(
+            "UNSUPPORTED", "job %s runs a command of its own, which cannot be told that" % job.id,
+            "moai remote cancel %s" % job.id + (", or start it with %s SIGNAL" % option if option else ""),
+        )
+    state = next((s["state"] for s in entry.view.get("steps", []) if s["name"] == step["name"]), "")
+    if state != "RUNNING":
+        raise AgentError(
+            "UNSUPPORTED", "the command of job %s %s" % (job.id, "is over" if state else "does not run yet"),
+            "moai remote attach %s" % job.id,
+        )
+    write_json(job.control_file(name), {"time": time.time()})
 
 
 def _may_evaluate(entry: Entry) -> bool:

@@ -339,6 +339,7 @@ async def command(agent: Any, message: job_pb2.RunCommandRequest) -> Entry:
             "cwd": place.cwd,
             "expected_paths": list(message.expected_paths),
             "log_judged": is_training and not message.exit_code_trusted,
+            "signals": watching.signals(options),
         }
         return [step], ""
 

@@ -30,6 +30,8 @@ def save(
     log_pattern: str = "",
     git: str | None = None,
     submodules: bool = False,
+    on_checkpoint: str = "",
+    on_stop: str = "",
     recipe: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
 ) -> None:
@@ -41,6 +43,7 @@ def save(
     folder = project.path.parent if project and project.path else Path.cwd()
     texts = {
         "host": on, "environment": env, "name": name, "workdir": workdir, "accelerator": accelerator, "setup": setup,
+        "on_checkpoint": on_checkpoint, "on_stop": on_stop,
         "sync": os.path.relpath(Path(sync).expanduser().resolve(), folder) if sync else "",
     }  # fmt: skip
     changes: dict[str, Any] = {key: value for key, value in texts.items() if value}

@@ -32,6 +32,8 @@ ExitCode = Annotated[str, typer.Option("--exit-code", metavar="job|moai", help="
 Retries = Annotated[int, typer.Option("--retries", metavar="N", min=0, max=100, help="Run a failed step again, N times at most.")]
 StopOn = Annotated[str, typer.Option("--stop-on", metavar="nan,spike,...", help="End the job when a watcher sees nan, spike, stall, disk, memory.")]
 OnFinish = Annotated[str, typer.Option("--on-finish", metavar="CMD", help="Shell command there when the job ends or stalls.")]
+OnCheckpoint = Annotated[str, typer.Option("--on-checkpoint", metavar="SIGNAL", help="What the command takes for 'signal JOB checkpoint': SIGUSR1.")]
+OnStop = Annotated[str, typer.Option("--on-stop", metavar="SIGNAL", help="What it takes for 'signal JOB stop': SIGTERM.")]
 Webhook = Annotated[str, typer.Option("--webhook", metavar="URL", envvar="MOAI_WEBHOOK", show_envvar=True, help="POST there when the job ends or stalls.")]
 Setup = Annotated[str, typer.Option("--setup", metavar="LINE", help="Shell line before the command: 'source setup.sh'.")]
 Expect = Annotated[list[str], typer.Option("--expect", metavar="PATH", help="Must exist in the end; repeatable.")]
@@ -63,6 +65,8 @@ def options(
     git: str = "",
     submodules: bool = False,
     trains: bool = False,
+    on_checkpoint: str = "",
+    on_stop: str = "",
 ) -> moai.JobOptions:
     """JobOptions from flags, with moai.toml below them. Raises UsageError.
 
@@ -111,6 +115,8 @@ def options(
         stop_on=[one.strip() for one in stop_on.split(",") if one.strip()] or (project.stop_on if project else []),
         on_finish=on_finish or (project.on_finish if project else "") or "",
         webhook=webhook,
+        on_checkpoint=on_checkpoint or (project.on_checkpoint if project and has_command else "") or "",
+        on_stop=on_stop or (project.on_stop if project and has_command else "") or "",
         git=url,
         git_revision=revision,
         git_submodules=submodules,
@@ -181,6 +187,8 @@ def run(
     webhook: Webhook = "",
     git: Git = "",
     submodules: Submodules = False,
+    on_checkpoint: OnCheckpoint = "",
+    on_stop: OnStop = "",
 ) -> None:
     """Run a command as a job; its log comes here, its exit code decides ours.
 
@@ -191,10 +199,13 @@ def run(
         name=name, env=env, setenv=setenv, secret=secret, workdir=workdir, accelerator=accelerator,
         max_duration=max_duration, request_id=request_id, setup=setup, sync=sync, has_command=True,
         retries=retries, stop_on=stop_on, on_finish=on_finish, webhook=webhook,
-        git=git, submodules=submodules,
+        git=git, submodules=submodules, on_checkpoint=on_checkpoint, on_stop=on_stop,
     )  # fmt: skip
     if save_flags:
-        save(on=on, env=env, name=name, workdir=workdir, sync=sync, accelerator=accelerator, setup=setup, setenv=setenv, secret=secret)
+        save(
+            on=on, env=env, name=name, workdir=workdir, sync=sync, accelerator=accelerator, setup=setup, setenv=setenv, secret=secret,
+            on_checkpoint=on_checkpoint, on_stop=on_stop,
+        )  # fmt: skip
     if several(on):
         if not any_host:
             submit_each(

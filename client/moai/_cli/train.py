@@ -27,7 +27,9 @@ from moai._cli.start import (
     Git,
     MaxDuration,
     Name,
+    OnCheckpoint,
     OnFinish,
+    OnStop,
     RequestId,
     Retries,
     Secret,
@@ -101,6 +103,8 @@ def train(
     stop_on: StopOn = "",
     on_finish: OnFinish = "",
     webhook: Webhook = "",
+    on_checkpoint: OnCheckpoint = "",
+    on_stop: OnStop = "",
     git: Git = "",
     submodules: Submodules = False,
     any_host: Any_ = False,
@@ -129,12 +133,13 @@ def train(
         max_duration=max_duration, request_id=request_id, setup=setup, sync=sync, has_command=bool(command),
         wait_for_access=wait_for_access,
         retries=retries, stop_on=stop_on, on_finish=on_finish, webhook=webhook,
-        git=git, submodules=submodules, trains=True,
+        git=git, submodules=submodules, trains=True, on_checkpoint=on_checkpoint, on_stop=on_stop,
     )  # fmt: skip
     if save_flags:
         save(
             on=on, env=env, name=name, workdir=workdir, sync=sync, accelerator=accelerator, setup=setup, setenv=setenv,
-            secret=secret, log_pattern=log_pattern, git=git, submodules=submodules, **({} if command else saved(flags, pairs(set_, "--set"))),
+            secret=secret, log_pattern=log_pattern, git=git, submodules=submodules, on_checkpoint=on_checkpoint,
+            on_stop=on_stop, **({} if command else saved(flags, pairs(set_, "--set"))),
         )  # fmt: skip
         project = moai.load_project()
     target_name = on or (project.host if project else "") or ""

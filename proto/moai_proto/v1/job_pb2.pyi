@@ -61,7 +61,7 @@ JOB_SIGNAL_EVALUATE: JobSignal
 JOB_SIGNAL_LOG_INTERVAL: JobSignal
 
 class JobOptions(_message.Message):
-    __slots__ = ("request_id", "name", "owner", "environment", "variables", "secrets", "workdir", "accelerator", "max_duration_seconds", "labels", "setup", "work", "proxy", "snapshot", "snapshot_folder", "retries", "on_finish", "webhook", "stop_on", "git_url", "git_revision", "git_submodules_wanted", "wait_for_access")
+    __slots__ = ("request_id", "name", "owner", "environment", "variables", "secrets", "workdir", "accelerator", "max_duration_seconds", "labels", "setup", "work", "proxy", "snapshot", "snapshot_folder", "retries", "on_finish", "webhook", "stop_on", "git_url", "git_revision", "git_submodules_wanted", "wait_for_access", "on_checkpoint", "on_stop")
     class VariablesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -106,6 +106,8 @@ class JobOptions(_message.Message):
     GIT_REVISION_FIELD_NUMBER: _ClassVar[int]
     GIT_SUBMODULES_WANTED_FIELD_NUMBER: _ClassVar[int]
     WAIT_FOR_ACCESS_FIELD_NUMBER: _ClassVar[int]
+    ON_CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    ON_STOP_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     name: str
     owner: str
@@ -129,7 +131,9 @@ class JobOptions(_message.Message):
     git_revision: str
     git_submodules_wanted: bool
     wait_for_access: bool
-    def __init__(self, request_id: _Optional[str] = ..., name: _Optional[str] = ..., owner: _Optional[str] = ..., environment: _Optional[str] = ..., variables: _Optional[_Mapping[str, str]] = ..., secrets: _Optional[_Mapping[str, str]] = ..., workdir: _Optional[str] = ..., accelerator: _Optional[str] = ..., max_duration_seconds: _Optional[float] = ..., labels: _Optional[_Mapping[str, str]] = ..., setup: _Optional[str] = ..., work: _Optional[str] = ..., proxy: _Optional[str] = ..., snapshot: _Optional[str] = ..., snapshot_folder: _Optional[str] = ..., retries: _Optional[int] = ..., on_finish: _Optional[str] = ..., webhook: _Optional[str] = ..., stop_on: _Optional[_Iterable[str]] = ..., git_url: _Optional[str] = ..., git_revision: _Optional[str] = ..., git_submodules_wanted: bool = ..., wait_for_access: bool = ...) -> None: ...
+    on_checkpoint: str
+    on_stop: str
+    def __init__(self, request_id: _Optional[str] = ..., name: _Optional[str] = ..., owner: _Optional[str] = ..., environment: _Optional[str] = ..., variables: _Optional[_Mapping[str, str]] = ..., secrets: _Optional[_Mapping[str, str]] = ..., workdir: _Optional[str] = ..., accelerator: _Optional[str] = ..., max_duration_seconds: _Optional[float] = ..., labels: _Optional[_Mapping[str, str]] = ..., setup: _Optional[str] = ..., work: _Optional[str] = ..., proxy: _Optional[str] = ..., snapshot: _Optional[str] = ..., snapshot_folder: _Optional[str] = ..., retries: _Optional[int] = ..., on_finish: _Optional[str] = ..., webhook: _Optional[str] = ..., stop_on: _Optional[_Iterable[str]] = ..., git_url: _Optional[str] = ..., git_revision: _Optional[str] = ..., git_submodules_wanted: bool = ..., wait_for_access: bool = ..., on_checkpoint: _Optional[str] = ..., on_stop: _Optional[str] = ...) -> None: ...
 
 class Reason(_message.Message):
     __slots__ = ("code", "message", "next", "details")
