@@ -13,7 +13,7 @@ import hmac
 import os
 import socket
 import struct
-from typing import List, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from moai_agent.errors import AgentError
 
@@ -86,6 +86,27 @@ class Offer:
             return  # whoever it was has gone
         finally:
             writer.close()
+
+
+class Offers:
+    """The agent's open offers by port."""
+
+    def __init__(self) -> None:
+        self._open: Dict[int, Offer] = {}
+
+    async def open(self, nonce: bytes, seconds: float) -> int:
+        """The port of a new offer. Raises AgentError: USAGE, START_FAILED."""
+        offer = Offer(nonce)
+        await offer.open(seconds or LONGEST_S)
+        self._open = {port: one for port, one in self._open.items() if one.port}
+        self._open[offer.port] = offer
+        return offer.port
+
+    def take(self, port: int) -> None:
+        """The leader's training takes the port over; nothing happens where this agent did not offer it."""
+        offer = self._open.pop(port, None)
+        if offer is not None:
+            offer.close()
 
 
 def proof(nonce: bytes, asked: bytes) -> bytes:

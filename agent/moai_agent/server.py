@@ -12,7 +12,7 @@ from typing import Any, Optional
 import grpc
 from moai_worker import identity
 
-from moai_agent import expiry
+from moai_agent import expiry, peers
 from moai_agent.config import Config
 from moai_agent.environments.registry import Registry
 from moai_agent.interceptors import Activity, Edge
@@ -46,6 +46,7 @@ class Agent:
         self.store = JobStore(config, spawner)
         self.activity = Activity()
         self.registry = Registry(config)
+        self.offers = peers.Offers()
         self.leaving = asyncio.Event()
 
 

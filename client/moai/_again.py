@@ -59,7 +59,7 @@ def again(
     settings: Mapping[str, Any] | None,
     options: JobOptions | None,
     say: Callable[[str], None],
-    place: training_pb2.TrainingGroup | None = None,
+    place: job_pb2.TrainingGroup | None = None,
 ) -> Job:
     """Submit it once more; see ``Job.again``. ``place``: of a member of a training over several containers, where
     it meets the others this time."""
@@ -110,7 +110,7 @@ def _fill(message: Any, plan: Mapping[str, Any]) -> None:
             file.text = texts[file.name]
 
 
-def _join(message: Any, job: Job, place: training_pb2.TrainingGroup | None) -> None:
+def _join(message: Any, job: Job, place: job_pb2.TrainingGroup | None) -> None:
     if not isinstance(message, training_pb2.StartTrainingRequest) or not message.training.HasField("group"):
         return
     if place is None:

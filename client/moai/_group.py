@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from moai_proto.v1 import training_pb2, training_pb2_grpc
+from moai_proto.v1 import job_pb2, training_pb2, training_pb2_grpc
 
 from moai._errors import MoaiError
 from moai._options import JobOptions, new_request_id
@@ -36,6 +36,12 @@ class Meeting:
     address: str
     port: int
     interfaces: dict[str, str]
+
+    def place(self, group: str, rank: int, names: list[str]) -> job_pb2.TrainingGroup:
+        """What the member of this rank is told; ``names`` are the hosts by rank."""
+        return job_pb2.TrainingGroup(
+            id=group, rank=rank, size=len(names), address=self.address, port=self.port, interface=self.interfaces[names[rank]]
+        )
 
 
 def meet(fleet: Fleet) -> Meeting:
@@ -91,10 +97,7 @@ def train(
             retries=options.retries or RETRIES,
             labels={**options.labels, LABEL: group, HOSTS_LABEL: ",".join(names)},
         )
-        place = training_pb2.TrainingGroup(
-            id=group, rank=rank, size=len(names), address=meeting.address, port=meeting.port, interface=meeting.interfaces[host.name]
-        )
-        return host.train(model, dataset, own, settings=settings, group=place, **recipe)
+        return host.train(model, dataset, own, settings=settings, group=meeting.place(group, rank, names), **recipe)
 
     started = fleet.map(start)
     if started.failed:
@@ -107,23 +110,13 @@ def train(
 def resume(job: Job, settings: Mapping[str, Any], options: JobOptions, force: bool, start_from: str) -> list[Job]:
     """Resume a job and, of a training over several containers, all of its members: the leader's first.
 
-    Their processes agree on the newest checkpoint that each of them has, whichever member was named.
+    They are shown to reach each other anew, and their processes agree on the newest checkpoint that each of them has,
+    whichever member was named. Raises MoaiError as ``Job.resume`` does; what was started by then is cancelled.
     """
-    others = members(job)
-    if not others:
+    ordered = _by_rank(job)
+    if len(ordered) == 1:
         return [job.resume(settings, options, force, start_from)]
-    hosts = (job.spec_and_plan()[0].get("labels") or {})[HOSTS_LABEL]
-    names = str(hosts).split(",")
-    group = options.request_id or new_request_id()
-    return [
-        one.resume(
-            settings,
-            dataclasses.replace(options, request_id=f"{group}.{rank}"[-128:], labels={LABEL: group, HOSTS_LABEL: hosts}),
-            force,
-            start_from,
-        )
-        for rank, one in enumerate(sorted([job, *others], key=lambda member: names.index(member.host.name)))
-    ]
+    return _start_members(ordered, options, lambda one, own, place: one._resume_at(settings, own, force, start_from, place))
 
 
 def again(
@@ -135,7 +128,6 @@ def again(
     ``Job.again`` raise. What was started by then is cancelled.
     """
     from moai import _again
-    from moai._fleet import Fleet
 
     size = _place(job)[1]
     if not size:
@@ -145,26 +137,38 @@ def again(
             "UNSUPPORTED", f"job {job.id} trained as one of {size} containers, which stay the same",
             f"leave --on out, or moai remote train --on ... --nodes {size}",
         )  # fmt: skip
-    by_rank = {_place(one)[0]: one for one in [job, *members(job)]}
-    if sorted(by_rank) != list(range(size)):
+    return _start_members(_by_rank(job), options or JobOptions(), lambda one, own, place: _again.again(one, None, settings, own, say, place))
+
+
+def _by_rank(job: Job) -> list[Job]:
+    """All members by rank, or the job alone. Raises MoaiError (JOB_NOT_FOUND) when one has no job any more."""
+    size = _place(job)[1]
+    if not size:
+        return [job]
+    found = {_place(one)[0]: one for one in [job, *members(job)]}
+    if sorted(found) != list(range(size)):
         raise MoaiError(
             "JOB_NOT_FOUND", f"of the {size} containers that trained with job {job.id} not every one has its job still",
             f"moai remote train --on ... --nodes {size} starts it anew",
         )  # fmt: skip
-    ordered = [by_rank[rank] for rank in range(size)]
-    meeting = meet(Fleet([one.host for one in ordered]))
-    given = options or JobOptions()
-    group = given.request_id or new_request_id()
+    return [found[rank] for rank in range(size)]
+
+
+def _start_members(
+    ordered: list[Job], given: JobOptions, start: Callable[[Job, JobOptions, job_pb2.TrainingGroup], Job]
+) -> list[Job]:
+    """Start every member's next job with where it meets the others; all of them, or none goes on."""
+    from moai._fleet import Fleet
+
     names = [one.host.name for one in ordered]
+    meeting = meet(Fleet([one.host for one in ordered]))
+    group = given.request_id or new_request_id()
+    labels = {**given.labels, LABEL: group, HOSTS_LABEL: ",".join(names)}
     started: list[Job] = []
     try:
         for rank, one in enumerate(ordered):
-            place = training_pb2.TrainingGroup(
-                id=group, rank=rank, size=len(ordered), address=meeting.address, port=meeting.port, interface=meeting.interfaces[one.host.name]
-            )
-            labels = {**given.labels, LABEL: group, HOSTS_LABEL: ",".join(names)}
             own = dataclasses.replace(given, request_id=f"{group}.{rank}"[-128:], labels=labels)
-            started.append(_again.again(one, None, settings, own, say, place))
+            started.append(start(one, own, meeting.place(group, rank, names)))
     except MoaiError:
         for one in started:
             one.cancel()

@@ -223,6 +223,11 @@ class Job:
         """
         return self.host.made(self._resume(settings, options, force, start_from, False).job)
 
+    def _resume_at(
+        self, settings: Mapping[str, Any], options: JobOptions, force: bool, start_from: str, place: job_pb2.TrainingGroup
+    ) -> Job:
+        return self.host.made(self._resume(settings, options, force, start_from, False, place).job)
+
     def plan_resume(self, settings: Mapping[str, Any] | None = None, start_from: str = "", force: bool = False) -> ResumePlan:
         """What ``resume`` would change and where it would begin; starts nothing, refuses the same."""
         answer = self._resume(settings, None, force, start_from, True)
@@ -232,7 +237,13 @@ class Job:
         return ResumePlan(changes, tuple(answer.fixed_settings), answer.text)
 
     def _resume(
-        self, settings: Mapping[str, Any] | None, options: JobOptions | None, force: bool, start_from: str, dry_run: bool
+        self,
+        settings: Mapping[str, Any] | None,
+        options: JobOptions | None,
+        force: bool,
+        start_from: str,
+        dry_run: bool,
+        place: job_pb2.TrainingGroup | None = None,
     ) -> job_pb2.ResumeJobResponse:
         request = job_pb2.ResumeJobRequest(
             job=self.id,
@@ -241,6 +252,7 @@ class Job:
             force=force,
             start_from=start_from,
             dry_run=dry_run,
+            group=place,
         )
         answer: job_pb2.ResumeJobResponse = self.host.session.call(_STUB, "ResumeJob", request, timeout_s=120.0)
         return answer

@@ -21,7 +21,7 @@ NEEDS: dict[str, dict[int, str]] = {
     "DatasetSpec": {2: "pack mask_prompt validation_fraction split"},
     "TrainingSpec": {2: "gpus group upload_repo upload_private upload_revision"},
     "ListJobsRequest": {2: "others_wanted"},
-    "ResumeJobRequest": {2: "start_from dry_run"},
+    "ResumeJobRequest": {2: "start_from dry_run group"},
     "SignalJobRequest": {2: "value"},
 }
 #: Newer fields that an older agent may leave out: it answers with less, or takes its own default for speed.

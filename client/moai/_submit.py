@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moai_proto.v1 import dataset_pb2, file_pb2, file_pb2_grpc, training_pb2
+from moai_proto.v1 import dataset_pb2, file_pb2, file_pb2_grpc, job_pb2, training_pb2
 
 from moai._errors import MoaiError
 from moai._options import DEFAULT_ACCELERATOR, JobOptions, hub_endpoint, setting
@@ -101,7 +101,7 @@ def training_spec(
     settings: Mapping[str, Any],
     recipe: Mapping[str, Any],
     upload: bool = True,
-    group: training_pb2.TrainingGroup | None = None,
+    group: job_pb2.TrainingGroup | None = None,
 ) -> training_pb2.TrainingSpec:
     """The training part of a request. Raises MoaiError (USAGE, FILE_NOT_HERE)."""
     unknown = sorted(set(recipe) - set(_RECIPE))

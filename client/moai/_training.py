@@ -15,7 +15,7 @@ from moai._errors import MoaiError
 from moai._options import JobOptions, hub_endpoint, hub_token, with_token
 
 if TYPE_CHECKING:
-    from moai_proto.v1 import job_pb2, training_pb2
+    from moai_proto.v1 import job_pb2
 
     from moai._config import HostConfig
     from moai._host import Host
@@ -129,7 +129,7 @@ class Training:
         options: JobOptions | None = None,
         *,
         settings: Mapping[str, Any] | None = None,
-        group: training_pb2.TrainingGroup | None = None,
+        group: job_pb2.TrainingGroup | None = None,
         **recipe: Any,
     ) -> Job:
         """Download, prepare, train and verify as one job on the container.

@@ -16,7 +16,7 @@ from moai_proto.v1 import dataset_pb2, job_pb2, training_pb2
 from moai_worker import templates
 
 from moai_agent.errors import AgentError
-from moai_agent.jobs import preparedsets
+from moai_agent.jobs import groups, preparedsets
 from moai_agent.snapshots import Snapshots
 
 #: ORG/NAME or NAME as the Hub allows it, with an optional :CONFIG for datasets.
@@ -307,11 +307,7 @@ def train_steps(
     if spec.gpus:
         inputs["gpus"] = spec.gpus
     if spec.HasField("group"):
-        group = spec.group
-        inputs["group"] = {
-            "id": group.id, "rank": group.rank, "size": group.size, "address": group.address, "port": group.port,
-            "interface": group.interface,
-        }  # fmt: skip
+        inputs["group"] = groups.inputs(spec.group)
     for name in _RECIPE_SETTINGS:
         if name in settings:
             inputs[name] = settings.pop(name)

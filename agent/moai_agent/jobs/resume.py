@@ -14,7 +14,7 @@ from moai_proto.v1 import job_pb2
 from moai_worker import checkpoints, jobdir
 
 from moai_agent.errors import AgentError
-from moai_agent.jobs import plans, submit, watching
+from moai_agent.jobs import groups, plans, submit, watching
 from moai_agent.jobs.store import Entry
 
 #: Settings that belong to the steps before the training: another value is another run.
@@ -54,6 +54,10 @@ async def resume(agent: Any, message: job_pb2.ResumeJobRequest) -> Resumption:
         raise AgentError("JOB_ACTIVE", "job %s still runs" % entry.job.id, "moai remote attach %s" % entry.job.id)
     agent.store.check_owner(entry, message.options.owner, message.force)
     inputs = _recipe(entry.plan)
+    group = None
+    if message.HasField("group"):
+        groups.check_resumed(message.group, (inputs or {}).get("group"), entry.job.id)
+        group = groups.inputs(message.group)
     asked = {key: plans._value(text) for key, text in message.settings.items()}
     # Looks into checkpoint folders, which may lie on a slow disk.
     loop = asyncio.get_running_loop()
@@ -89,6 +93,8 @@ async def resume(agent: Any, message: job_pb2.ResumeJobRequest) -> Resumption:
             step["argv"] = [place.main_py if a.endswith("/worker/main.py") else a for a in step["argv"]]
             if step.get("module") == "train":
                 _change(step["inputs"], dict({"resume": begin}, **asked))
+                if group is not None:
+                    step["inputs"]["group"] = group
             elif step.get("module") == "gitcode" and commit:
                 step["inputs"]["revision"] = commit  # The branch may have moved since.
         return steps, entry.plan.get("output", "")

@@ -18,7 +18,7 @@ from moai_worker.errors import StepError
 
 from moai_agent import expiry, work
 from moai_agent.errors import AgentError
-from moai_agent.jobs import names, plans, watching, writable
+from moai_agent.jobs import groups, names, plans, watching, writable
 from moai_agent.jobs.store import Entry, request_digest
 from moai_agent.snapshots import Snapshots
 
@@ -255,13 +255,14 @@ def _check_options(options: job_pb2.JobOptions) -> None:
 
 
 def _digest(message: Message) -> str:
-    """Digest of a request less its secrets and labels, which may differ between two tries."""
+    """Digest of a request less its secrets, labels and meeting place, which may differ between two tries."""
     copy = type(message)()
     copy.CopyFrom(message)
     for name in sorted(copy.options.secrets):
         copy.options.secrets[name] = ""
     watching.hide(copy.options)
     copy.options.ClearField("labels")
+    groups.without_address(copy)
     return request_digest(type(message).__name__.encode(), copy.SerializeToString(deterministic=True))
 
 
@@ -380,9 +381,8 @@ def check_training(spec: training_pb2.TrainingSpec) -> None:
         raise AgentError("USAGE", "no dataset was given", "--dataset ORG/NAME, a path, or laptop:PATH")
     if spec.method not in ("", "full", "lora"):
         raise AgentError("USAGE", "method %r is neither full nor lora" % spec.method)
-    group = spec.group
-    if spec.HasField("group") and not (group.size > 1 and 0 <= group.rank < group.size and group.address and 0 < group.port < 65536 and group.id):
-        raise AgentError("USAGE", "the group is not a rank among several members with the leader's address: %s" % str(group).replace("\n", " "))
+    if spec.HasField("group"):
+        groups.check(spec.group)
     for name, value in (
         ("max steps", spec.max_steps),
         ("epochs", spec.epochs),

@@ -78,6 +78,7 @@ class JobServicer(job_pb2_grpc.JobServiceServicer):
 
     async def ResumeJob(self, request: job_pb2.ResumeJobRequest, context: Any) -> job_pb2.ResumeJobResponse:
         """A linked job that goes on."""
+        self._agent.offers.take(request.group.port)
         made = await resume.resume(self._agent, request)
         return made.message(convert.job(made.entry) if made.entry is not None else None)
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import sys
-from typing import Any, Dict
+from typing import Any
 
 from moai_proto.v1 import training_pb2, training_pb2_grpc
 
@@ -19,8 +19,6 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
 
     def __init__(self, agent: Any) -> None:
         self._agent = agent
-        #: Open offers by port; the leader's training takes the port over.
-        self._offers: Dict[int, peers.Offer] = {}
 
     async def PlanTraining(
         self, request: training_pb2.PlanTrainingRequest, context: Any
@@ -70,13 +68,10 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
                 "--nodes: a MoAI accelerator spans GPUs and nodes by itself; containers do not share one training",
                 "choose a larger flavor: moai remote device flavors",
             )
-        offer = peers.Offer(request.nonce)
-        await offer.open(request.seconds or peers.LONGEST_S)
-        self._offers = {port: one for port, one in self._offers.items() if one.port}
-        self._offers[offer.port] = offer
+        port = await self._agent.offers.open(request.nonce, request.seconds)
         return training_pb2.OfferPeerResponse(
             addresses=[training_pb2.NetworkAddress(interface=one.interface, address=one.address) for one in peers.addresses()],
-            port=offer.port,
+            port=port,
         )
 
     async def ReachPeer(self, request: training_pb2.ReachPeerRequest, context: Any) -> training_pb2.ReachPeerResponse:
@@ -99,9 +94,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         self, request: training_pb2.StartTrainingRequest, context: Any
     ) -> training_pb2.StartTrainingResponse:
         """As a job."""
-        offer = self._offers.pop(request.training.group.port, None)
-        if offer is not None:
-            offer.close()
+        self._agent.offers.take(request.training.group.port)
         entry = await submit.training(self._agent, request)
         return training_pb2.StartTrainingResponse(job=convert.job(entry))
 

@@ -19,6 +19,7 @@ from moai._cli.generate import show_answers
 from moai._cli.preview import show_rows
 from moai._cli.start import Detach, MaxDuration, Name, RequestId, Secret, Setenv, Webhook, announce, secret_value
 from moai._cli.start import options as job_options
+from moai._cli.together import Shown, show
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -64,7 +65,9 @@ def resume(
         request_id=request_id, variables=pairs(setenv, "--setenv"), secrets=_secrets(one, secret), webhook=webhook
     )
     new, *others = one.resume_all(changes, options, force, from_)
-    _tell_others(others, as_json)
+    if others:
+        show([new, *others], Shown(detach, as_json, plain))
+        return
     if not announce(new, detach, as_json):
         follow(new, as_json=as_json, plain=plain, log=not new.info.output)
 
@@ -93,7 +96,9 @@ def again(
     )
     options.secrets = _secrets(one, secret)
     new, *others = one.again_all(_settings(set_), options, target)
-    _tell_others(others, as_json)
+    if others:
+        show([new, *others], Shown(detach, as_json, plain))
+        return
     if announce(new, detach, as_json):
         return
     shows = None if as_json else _SHOWN.get(new.info.steps[-1].name if new.info.steps else "")
@@ -102,11 +107,6 @@ def again(
     finally:
         if shows and exit_code(new.info) == 0 and new.info.state == "SUCCEEDED":
             shows(new, plain)
-
-
-def _tell_others(others: list[moai.Job], as_json: bool) -> None:
-    if others and not as_json:
-        note("with it " + ", ".join(f"{job.host.name}/{job.id}" for job in others))
 
 
 def _settings(set_: list[str]) -> dict[str, Any]:

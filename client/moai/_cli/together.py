@@ -1,4 +1,4 @@
-"""``moai remote train --on a,b,c --nodes 3``: one training over several containers, shown as one."""
+"""One training over several containers (``train --on a,b,c --nodes 3``, its ``resume`` and ``again``), shown as one."""
 
 from __future__ import annotations
 
@@ -28,14 +28,18 @@ class Shown(NamedTuple):
 def together(
     names: str, nodes: int, recipe: dict[str, Value], settings: dict[str, Value], given: moai.JobOptions, smoke: bool, shown: Shown
 ) -> None:
-    """Start the jobs, follow the leader's, then say how each ended. Leaves with the worst exit code."""
+    """Start the jobs and show them."""
     fleet = moai.Fleet(names or "all")
     if len(fleet.hosts) != nodes:
         raise moai.UsageError("USAGE", f"--nodes {nodes}, and --on names {len(fleet.hosts)} hosts", f"--on {','.join('abcdefgh'[:nodes])}")
     arguments = {name: one.value for name, one in recipe.items()}
     model, data = arguments.pop("model"), arguments.pop("dataset")
     extra = {name: one.value for name, one in settings.items()}
-    jobs = fleet.train_together(model, data, given, settings=extra, smoke=smoke, **arguments)
+    show(fleet.train_together(model, data, given, settings=extra, smoke=smoke, **arguments), shown)
+
+
+def show(jobs: list[moai.Job], shown: Shown) -> None:
+    """Follow the leader's job, the first, then say how each ended. Leaves with the worst exit code."""
     leader, *others = jobs
     if shown.detach:
         if shown.as_json:

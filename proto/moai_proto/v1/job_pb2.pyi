@@ -482,8 +482,24 @@ class CancelJobResponse(_message.Message):
     job: Job
     def __init__(self, job: _Optional[_Union[Job, _Mapping]] = ...) -> None: ...
 
+class TrainingGroup(_message.Message):
+    __slots__ = ("id", "rank", "size", "address", "port", "interface")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    INTERFACE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    rank: int
+    size: int
+    address: str
+    port: int
+    interface: str
+    def __init__(self, id: _Optional[str] = ..., rank: _Optional[int] = ..., size: _Optional[int] = ..., address: _Optional[str] = ..., port: _Optional[int] = ..., interface: _Optional[str] = ...) -> None: ...
+
 class ResumeJobRequest(_message.Message):
-    __slots__ = ("job", "options", "settings", "force", "start_from", "dry_run")
+    __slots__ = ("job", "options", "settings", "force", "start_from", "dry_run", "group")
     class SettingsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -497,13 +513,15 @@ class ResumeJobRequest(_message.Message):
     FORCE_FIELD_NUMBER: _ClassVar[int]
     START_FROM_FIELD_NUMBER: _ClassVar[int]
     DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
     job: str
     options: JobOptions
     settings: _containers.ScalarMap[str, str]
     force: bool
     start_from: str
     dry_run: bool
-    def __init__(self, job: _Optional[str] = ..., options: _Optional[_Union[JobOptions, _Mapping]] = ..., settings: _Optional[_Mapping[str, str]] = ..., force: bool = ..., start_from: _Optional[str] = ..., dry_run: bool = ...) -> None: ...
+    group: TrainingGroup
+    def __init__(self, job: _Optional[str] = ..., options: _Optional[_Union[JobOptions, _Mapping]] = ..., settings: _Optional[_Mapping[str, str]] = ..., force: bool = ..., start_from: _Optional[str] = ..., dry_run: bool = ..., group: _Optional[_Union[TrainingGroup, _Mapping]] = ...) -> None: ...
 
 class SettingChange(_message.Message):
     __slots__ = ("name", "old_value", "new_value")

@@ -59,22 +59,6 @@ class ReachPeerResponse(_message.Message):
     attempts: _containers.RepeatedCompositeFieldContainer[PeerAttempt]
     def __init__(self, attempts: _Optional[_Iterable[_Union[PeerAttempt, _Mapping]]] = ...) -> None: ...
 
-class TrainingGroup(_message.Message):
-    __slots__ = ("id", "rank", "size", "address", "port", "interface")
-    ID_FIELD_NUMBER: _ClassVar[int]
-    RANK_FIELD_NUMBER: _ClassVar[int]
-    SIZE_FIELD_NUMBER: _ClassVar[int]
-    ADDRESS_FIELD_NUMBER: _ClassVar[int]
-    PORT_FIELD_NUMBER: _ClassVar[int]
-    INTERFACE_FIELD_NUMBER: _ClassVar[int]
-    id: str
-    rank: int
-    size: int
-    address: str
-    port: int
-    interface: str
-    def __init__(self, id: _Optional[str] = ..., rank: _Optional[int] = ..., size: _Optional[int] = ..., address: _Optional[str] = ..., port: _Optional[int] = ..., interface: _Optional[str] = ...) -> None: ...
-
 class TrainingSpec(_message.Message):
     __slots__ = ("model", "model_revision", "dataset", "method", "max_steps", "epochs", "batch_size", "learning_rate", "output", "endpoint", "settings", "smoke", "gpus", "group", "upload_repo", "upload_private", "upload_revision")
     class SettingsEntry(_message.Message):
@@ -114,11 +98,11 @@ class TrainingSpec(_message.Message):
     settings: _containers.ScalarMap[str, str]
     smoke: bool
     gpus: str
-    group: TrainingGroup
+    group: _job_pb2.TrainingGroup
     upload_repo: str
     upload_private: bool
     upload_revision: str
-    def __init__(self, model: _Optional[str] = ..., model_revision: _Optional[str] = ..., dataset: _Optional[_Union[_dataset_pb2.DatasetSpec, _Mapping]] = ..., method: _Optional[str] = ..., max_steps: _Optional[int] = ..., epochs: _Optional[float] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., output: _Optional[str] = ..., endpoint: _Optional[str] = ..., settings: _Optional[_Mapping[str, str]] = ..., smoke: bool = ..., gpus: _Optional[str] = ..., group: _Optional[_Union[TrainingGroup, _Mapping]] = ..., upload_repo: _Optional[str] = ..., upload_private: bool = ..., upload_revision: _Optional[str] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., model_revision: _Optional[str] = ..., dataset: _Optional[_Union[_dataset_pb2.DatasetSpec, _Mapping]] = ..., method: _Optional[str] = ..., max_steps: _Optional[int] = ..., epochs: _Optional[float] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., output: _Optional[str] = ..., endpoint: _Optional[str] = ..., settings: _Optional[_Mapping[str, str]] = ..., smoke: bool = ..., gpus: _Optional[str] = ..., group: _Optional[_Union[_job_pb2.TrainingGroup, _Mapping]] = ..., upload_repo: _Optional[str] = ..., upload_private: bool = ..., upload_revision: _Optional[str] = ...) -> None: ...
 
 class PlanTrainingRequest(_message.Message):
     __slots__ = ("options", "training")
