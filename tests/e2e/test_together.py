@@ -179,7 +179,7 @@ def test_killed_members_resume_together_from_their_last_common_checkpoint(boxes,
     steps = [line for line in a.moai("remote", "logs", "a/" + ended_job(a, "a")["job"]).stdout.decode().splitlines() if line.startswith("step ")]
     assert steps[-1].startswith("step 120/120")
     assert not any(line.startswith(("step 10/", "step 9/")) for line in steps)
-    assert a.moai("remote", "rm", "b/" + ended_job(a, "b")["job"], "--yes").returncode == 0
+    assert a.moai("remote", "delete", "b/" + ended_job(a, "b")["job"], "--yes").returncode == 0
     alone = a.moai("remote", "resume", "a/" + ended_job(a, "a")["job"], "--json")
     assert alone.returncode != 0 and json.loads(alone.stdout)["reason"] == "JOB_NOT_FOUND", alone.stdout
 
