@@ -31,6 +31,10 @@ def _ignore(error: MoaiError | None) -> None:
     """The LinkReport of callers who do not care."""
 
 
+#: What a stream is asked again after, however often; anything else ends it.
+_MENDS_ITSELF = ("LINK_LOST", "HOST_UNREACHABLE")
+
+
 class Follower:
     """Follows one job.
 
@@ -125,6 +129,8 @@ class Follower:
             except HostUnreachable as error:
                 if self._closed.is_set():
                     return
+                if error.reason not in _MENDS_ITSELF:
+                    raise  # A refused sign-in stays refused; asking on only gets the laptop banned.
                 away = error.reason == "LINK_LOST" or (self._patient and error.reason == "HOST_UNREACHABLE")
                 if not connected_once and not away and not backoff.tries:
                     raise

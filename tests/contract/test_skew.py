@@ -10,8 +10,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import threading
-import time
 from io import BytesIO
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from fakes.box import Box, Laptop
 from fakes.sshd import find_sshd, wait_until
 from moai import _skew
 from moai_proto.v1 import job_pb2, training_pb2
+from pulse import Pulse
 from test_kills import Listener
 
 REPO = Path(__file__).resolve().parents[2]
@@ -70,35 +69,6 @@ def ok(done, code=0):
 
 def submit(laptop, *words: str) -> str:
     return ok(laptop.moai("remote", "run", "-d", "--", *words)).strip()
-
-
-class Pulse:
-    """A job that says a line each 50 ms, and when each of them arrives at the laptop."""
-
-    def __init__(self, box: Box) -> None:
-        self.box = box
-        self.job = submit(box.laptop, "sh", "-c", "i=0; while [ $i -lt 6000 ]; do i=$((i+1)); echo $i; sleep 0.05; done")
-        self.arrived: list[float] = []
-        self.lines: list[int] = []
-        self.process = box.laptop.start("remote", "logs", "-f", self.job)
-        self.thread = threading.Thread(target=self._read, daemon=True)
-        self.thread.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(int(line))
-            self.arrived.append(time.monotonic())
-
-    def longest_gap(self) -> float:
-        """Seconds without a line, at most; ends the job. Nothing may be missing."""
-        ok(self.box.moai("remote", "cancel", self.job))
-        self.thread.join(60.0)
-        assert not self.thread.is_alive()
-        with self.process:  # Closes its pipes.
-            assert self.process.wait(60.0) == 0
-        assert self.lines == list(range(1, len(self.lines) + 1))
-        return max(after - before for before, after in zip(self.arrived, self.arrived[1:], strict=False))
 
 
 @pytest.mark.faults
@@ -155,7 +125,8 @@ def test_an_agent_of_the_last_release_reads_all_writes_or_says_why_and_is_upgrad
         assert one_agent(box) != agent
         upgraded = len(pulse.lines)
         wait_until(lambda: len(pulse.lines) > upgraded + 5, "the pulse after the upgrade", 60.0)
-        print(f"V2: at most {pulse.longest_gap():.2f} s without a line through the upgrade, 6 jobs followed")
+        pulse.end()
+        print(f"V2: at most {pulse.longest_gap_s():.2f} s without a line through the upgrade, 6 jobs followed")
         assert not any((box.job_dir(job) / "exit.json").exists() for job in jobs)
         gate.touch()
         ok(box.moai("remote", "disk", "--json"))
