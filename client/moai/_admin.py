@@ -129,15 +129,12 @@ def disconnect(host: HostConfig) -> bool:
     if host.is_local:
         return False
     from moai._link.client import is_listening, socket_path
-    from moai._rpc import Session
+    from moai._rpc import close_link
 
-    if not is_listening(socket_path(host)):
+    path = socket_path(host)
+    if not is_listening(path):
         return False
-    session = Session(host)
-    try:
-        session.link_call("Close", timeout_s=10.0)
-    finally:
-        session.close()
+    close_link(path)
     return True
 
 

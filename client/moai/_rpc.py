@@ -296,7 +296,7 @@ class Session:
             call.cancel()
 
     def link_call(self, method: str, timeout_s: float = 900.0, **values: Any) -> dict[str, Any]:
-        """A call to the holder itself: ``Info``, ``Up`` (with ``force``) or ``Close``."""
+        """A call to the holder itself, which is started where there is none: ``Info`` or ``Up`` (with ``force``)."""
         for last in (False, True):
             channel, generation = self._connected()
             try:
@@ -310,6 +310,17 @@ class Session:
                 if last or error.reason != "LINK_LOST":
                     raise error from raw_error
         raise AssertionError("unreachable")
+
+
+def close_link(path: Path) -> None:
+    """Ask the holder at ``path`` to leave. Never starts one: that would connect, and bring an agent up, to end it."""
+    with grpc.insecure_channel(_address(path), options=CHANNEL_OPTIONS) as channel:
+        try:
+            channel.unary_unary("/moai.Link/Close")(b"{}", timeout=10.0)
+        except grpc.RpcError as raw:
+            error = to_error(raw)
+            if error.reason != "LINK_LOST":  # It hangs up while it leaves, or had just left.
+                raise error from raw
 
 
 def _address(path: Path) -> str:

@@ -1,10 +1,15 @@
 """What a long soak found between two threads and in a damaged packet: both are a broken link, which is made anew."""
 
+import socket
+import threading
+
 import paramiko
 import pytest
 from cryptography.exceptions import InvalidTag
+from moai import _admin
 from moai._config import HostConfig
 from moai._errors import LinkLost
+from moai._link import client
 from moai._rpc import Session
 from moai._ssh.transport import OneServiceTransport
 
@@ -61,3 +66,30 @@ def test_a_packet_whose_seal_is_broken_is_a_failure_like_any_other(monkeypatch):
     for kept in (None, EOFError(), paramiko.SSHException("x"), OSError()):
         monkeypatch.setattr(paramiko.Transport, "get_exception", lambda self, kept=kept: kept)
         assert transport.get_exception() is kept
+
+
+def test_disconnecting_from_a_holder_that_is_just_leaving_starts_no_other(tmp_path, monkeypatch):
+    """Another one would connect, and after a purge bring the agent up again."""
+    monkeypatch.setenv("MOAI_CACHE", str(tmp_path))
+    host = HostConfig("box", "box")
+    path = client.socket_path(host)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    started = []
+    monkeypatch.setattr(client, "_start", lambda *words: started.append(words))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(8)
+
+        def leave():
+            while True:
+                peer, _ = listener.accept()
+                with peer:
+                    if peer.recv(1000):  # A call, not only a look.
+                        path.unlink()
+                        return
+
+        leaving = threading.Thread(target=leave)
+        leaving.start()
+        assert _admin.disconnect(host) is True
+        leaving.join(30.0)
+    assert not leaving.is_alive() and started == []

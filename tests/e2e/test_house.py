@@ -30,17 +30,17 @@ def box(tmp_path_factory):
         yield one
 
 
-def tree(folder: Path, but: tuple[str, ...] = ()) -> str:
-    """One hash over names, modes, contents and links below a folder."""
-    running = hashlib.sha256()
+def tree(folder: Path, but: tuple[str, ...] = ()) -> list[str]:
+    """Names, modes and hashes of the contents below a folder."""
+    found = []
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if name.startswith(but) and but:
             continue
         facts = path.lstat()
         body = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
-        running.update(f"{name} {facts.st_mode:o} {hashlib.sha256(body).hexdigest()}\n".encode())
-    return running.hexdigest()
+        found.append(f"{name} {facts.st_mode:o} {hashlib.sha256(body).hexdigest()}")
+    return found
 
 
 def ok(laptop, *words: str, code: int = 0, **more: str) -> str:

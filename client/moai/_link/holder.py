@@ -46,23 +46,34 @@ class Holder(grpc.GenericRpcHandler):  # type: ignore[misc]
         self.host_key: Any = None
         self.lock = asyncio.Lock()
         self.needs_person = False
+        #: Attempts to connect that have ended, and how the last one failed.
+        self.attempts, self.failure = 0, MoaiError("LINK_LOST", "not connected yet")
         self.running = 0
         self.last_s = time.monotonic()
         self.closing = asyncio.Event()
 
     async def ensure(self, mode: str = "") -> tuple[Upstream, grpc.aio.Channel]:
-        """The live upstream, made if needed; MoaiError when it cannot be had."""
+        """The live upstream, made if needed; MoaiError when it cannot be had.
+
+        Whoever asks while an attempt is under way shares its failure: the streams of one follower make one attempt."""
+        attempts = self.attempts
         async with self.lock:
             if self.upstream is not None and self.channel is not None and not mode:
                 if not self.upstream.ended.is_set():
                     return self.upstream, self.channel
+            if not mode and self.upstream is None and self.attempts != attempts:
+                raise self.failure
             # A new connection might need a person, so "up" goes over the one that stands.
             kept = None
             if self.upstream is not None and not self.upstream.ended.is_set():
                 kept = self.upstream.release()
             await self.drop()
             loop = asyncio.get_running_loop()
-            upstream, key = await loop.run_in_executor(None, self._open, mode, kept)
+            try:
+                upstream, key = await loop.run_in_executor(None, self._open, mode, kept)
+            except MoaiError as error:
+                self.attempts, self.failure = self.attempts + 1, error
+                raise
             self.host_key = self.host_key or key
             self.channel = grpc.aio.insecure_channel(upstream.address, options=CHANNEL_OPTIONS)
             self.upstream = upstream
