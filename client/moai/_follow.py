@@ -17,7 +17,7 @@ from moai_proto.v1 import job_pb2, job_pb2_grpc
 
 from moai import _convert
 from moai._errors import HostUnreachable, MoaiError
-from moai._rpc import Backoff, Session
+from moai._rpc import TRANSIENT, Backoff, Session
 from moai._types import Event, LogChunk
 
 #: Items kept between the network and a slow reader; the container's disk is the real buffer.
@@ -29,10 +29,6 @@ LinkReport = Callable[[MoaiError | None], None]
 
 def _ignore(error: MoaiError | None) -> None:
     """The LinkReport of callers who do not care."""
-
-
-#: What a stream is asked again after, however often; anything else ends it.
-_MENDS_ITSELF = ("LINK_LOST", "HOST_UNREACHABLE")
 
 
 class Follower:
@@ -129,7 +125,7 @@ class Follower:
             except HostUnreachable as error:
                 if self._closed.is_set():
                     return
-                if error.reason not in _MENDS_ITSELF:
+                if error.reason not in TRANSIENT:
                     raise  # A refused sign-in stays refused; asking on only gets the laptop banned.
                 away = error.reason == "LINK_LOST" or (self._patient and error.reason == "HOST_UNREACHABLE")
                 if not connected_once and not away and not backoff.tries:

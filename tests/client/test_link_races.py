@@ -1,5 +1,6 @@
 """What a long soak found between two threads and in a damaged packet: both are a broken link, which is made anew."""
 
+import asyncio
 import socket
 import threading
 
@@ -9,7 +10,7 @@ from cryptography.exceptions import InvalidTag
 from moai import _admin
 from moai._config import HostConfig
 from moai._errors import LinkLost
-from moai._link import client
+from moai._link import client, holder
 from moai._rpc import Session
 from moai._ssh.transport import OneServiceTransport
 
@@ -93,3 +94,27 @@ def test_disconnecting_from_a_holder_that_is_just_leaving_starts_no_other(tmp_pa
         assert _admin.disconnect(host) is True
         leaving.join(30.0)
     assert not leaving.is_alive() and started == []
+
+
+def test_streams_that_ask_during_an_attempt_share_its_failure(tmp_path):
+    """Each of its own would try a way that is down twice as often; who asks afterwards begins a new one."""
+    box = holder.Holder(HostConfig("box", "box"), None, tmp_path, None)
+    asked, tries = threading.Event(), []
+
+    def open_slowly(mode, kept):
+        tries.append(mode)
+        assert asked.wait(30.0)
+        raise LinkLost("LINK_LOST", f"attempt {len(tries)}")
+
+    box._open = open_slowly
+
+    async def ask():
+        both = [asyncio.ensure_future(box.ensure()) for _ in range(2)]
+        while not tries:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        asked.set()
+        found = await asyncio.gather(*both, return_exceptions=True)
+        return [*found, *await asyncio.gather(box.ensure(), return_exceptions=True)]
+
+    assert [error.message for error in asyncio.run(ask())] == ["attempt 1", "attempt 1", "attempt 2"]

@@ -5,15 +5,14 @@ figures themselves are not asserted, because a busy machine has others.
 """
 
 import itertools
-import os
 import random
-import subprocess
 import time
 
 import moai
 import pytest
 from fakes.box import Box
 from fakes.proxy import Proxy
+from fakes.smallbox import inside, small_box
 from fakes.sshd import make_key, wait_until
 from pulse import Pulse
 
@@ -79,53 +78,11 @@ def test_two_hundred_cut_replies_are_a_job_each(reached, as_laptop):
     print(f"cut replies: {CUTS} submissions, {cuts} connections cut, {lost} errors shown to the caller, {len(infos)} jobs")
 
 
-_HIDES = """
-import os, signal, sys, time
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-def note():
-    with open(sys.argv[1], "a") as out: out.write("%d\\n" % os.getpid())
-note()
-for n in range(200):
-    if os.fork() == 0:
-        if n % 3: os.setsid()
-        if n % 3 == 1 and os.fork(): os._exit(0)
-        if n % 10 == 0:
-            os.execve(sys.executable, [sys.executable, "-c", "import os,sys,time; open(sys.argv[1],'a').write('%d\\\\n' % os.getpid()); time.sleep(600)", sys.argv[1]], {})
-        note()
-        time.sleep(600)
-time.sleep(600)
-"""
-
-
-def test_a_cancel_ends_two_hundred_descendants_that_hide(local, tmp_path):
-    pids = tmp_path / "pids"
-    with moai.connect("local") as host:
-        job = host.run(["python3", "-c", _HIDES, str(pids)])
-        wait_until(lambda: pids.exists() and pids.read_text().count("\n") == 201, "all descendants to be born", 120.0)
-        begun_s = time.monotonic()
-        job.cancel()
-        assert job.wait(120, check=False).state == "CANCELLED"
-        took_s = time.monotonic() - begun_s
-    left = [pid for pid in pids.read_text().split() if os.path.exists(f"/proc/{pid}/cmdline") and open(f"/proc/{pid}/cmdline").read()]
-    assert left == []
-    print(f"cancel: 200 descendants in sessions of their own, deaf to SIGTERM, gone within {took_s:.1f} s (10 s of them grace)")
-
-
 @pytest.fixture
 def small(tmp_path):
     """A container whose home is a file system of 48 MB, seen by its sshd alone."""
-    if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], stderr=subprocess.DEVNULL).returncode != 0:
-        pytest.skip("SKIPPED LOUDLY: a full disk needs root and a mount namespace")
-    (tmp_path / "home").mkdir()
-    mount = 'mount -t tmpfs -o size=48m tmpfs "$1" && shift && exec "$@"'
-    with Box(tmp_path, look_alike=False, command_prefix=["unshare", "-m", "/bin/sh", "-c", mount, "sh", str(tmp_path / "home")]) as box:
+    with small_box(tmp_path, "48m") as box:
         yield box
-
-
-def inside(box: Box, script: str) -> str:
-    """Run a shell script where the container's home is mounted."""
-    argv = ["nsenter", "-t", str(box.sshd.pid), "-m", "/bin/sh", "-ec", script, "sh", str(box.home)]
-    return subprocess.run(argv, stdout=subprocess.PIPE, check=True, timeout=30).stdout.decode()
 
 
 def test_a_full_disk_heals_and_an_end_on_it_is_kept(small):

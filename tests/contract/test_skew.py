@@ -32,7 +32,7 @@ LINES, METRICS, EXIT = 1500, 150, 37
 
 @pytest.fixture(scope="module")
 def old_tree(tmp_path_factory):
-    """The sources of the tag."""
+    """The sources of the release."""
     for name in RELEASE:
         done = subprocess.run(["git", "-C", str(REPO), "archive", name, "client", "proto", "agent"], capture_output=True, timeout=60)
         if done.returncode == 0:

@@ -6,7 +6,6 @@ Each case runs the real command line against a real container; none may submit, 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 
@@ -17,6 +16,7 @@ from fakes.box import CLI_TIMEOUT_S, Box
 from fakes.container import build_home
 from fakes.hub import HubServer
 from fakes.news import write_jsonl
+from fakes.smallbox import inside, small_box
 from fakes.sshd import find_sshd, make_key, wait_until
 from moai_agent.jobs import names
 
@@ -239,20 +239,9 @@ def nothing_was_authenticated(world: World, since: int, connections: int) -> Non
 def small(tmp_path):
     """A container whose home is a file system of 2 MB, seen by its sshd alone."""
     need_server()
-    if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], stderr=subprocess.DEVNULL).returncode != 0:
-        pytest.skip("SKIPPED LOUDLY: a full disk needs root and a mount namespace")
     ready()
-    (tmp_path / "home").mkdir()
-    mount = 'mount -t tmpfs -o size=2m tmpfs "$1" && shift && exec "$@"'
-    prefix = ["unshare", "-m", "/bin/sh", "-c", mount, "sh", str(tmp_path / "home")]
-    with Box(tmp_path, look_alike=False, command_prefix=prefix) as box:
+    with small_box(tmp_path, "2m") as box:
         yield box
-
-
-def inside(box: Box, script: str) -> str:
-    """Run a shell script where the container's home is mounted."""
-    argv = ["nsenter", "-t", str(box.sshd.pid), "-m", "/bin/sh", "-ec", script, "sh", str(box.home)]
-    return subprocess.run(argv, stdout=subprocess.PIPE, check=True, timeout=30).stdout.decode()
 
 
 def test_a_disk_too_small_for_the_agent_and_one_that_fills_up_later(small):

@@ -166,7 +166,8 @@ def test_killed_members_resume_together_from_their_last_common_checkpoint(boxes,
     # Somebody took the port they had met at, so they have to meet anew.
     met = train_inputs(a, old["a"])["group"]
     with socket.create_server(("0.0.0.0", met["port"])):
-        done = a.moai("remote", "resume", f"{asked}/{old[asked]}", "--plain", timeout=300)
+        words = ["remote", "resume", f"{asked}/{old[asked]}", "--request-id", f"resumed-from-{asked}"]
+        done = a.moai(*words, "--plain", timeout=300)
     said = done.stdout.decode() + done.stderr.decode()
     assert done.returncode == 0 and said.count("SUCCEEDED") >= 2 and "leader a/" in said, said
     again = train_inputs(a, ended_job(a, "a")["job"])["group"]
@@ -179,6 +180,9 @@ def test_killed_members_resume_together_from_their_last_common_checkpoint(boxes,
     steps = [line for line in a.moai("remote", "logs", "a/" + ended_job(a, "a")["job"]).stdout.decode().splitlines() if line.startswith("step ")]
     assert steps[-1].startswith("step 120/120")
     assert not any(line.startswith(("step 10/", "step 9/")) for line in steps)
+    # The same request again would meet at another port, and is answered with the jobs of the first.
+    repeated = a.moai(*words, "--detach")
+    assert repeated.stdout.decode().split() == [f"{name}/{ended_job(a, name)['job']}" for name in "ab"], repeated.stderr
     assert a.moai("remote", "delete", "b/" + ended_job(a, "b")["job"], "--yes").returncode == 0
     alone = a.moai("remote", "resume", "a/" + ended_job(a, "a")["job"], "--json")
     assert alone.returncode != 0 and json.loads(alone.stdout)["reason"] == "JOB_NOT_FOUND", alone.stdout
