@@ -17,7 +17,7 @@ from moai_proto.v1 import job_pb2, job_pb2_grpc
 
 from moai import _convert
 from moai._errors import HostUnreachable, MoaiError
-from moai._rpc import TRANSIENT, Backoff, Session
+from moai._rpc import Backoff, Session
 from moai._types import Event, LogChunk
 
 #: Items kept between the network and a slow reader; the container's disk is the real buffer.
@@ -125,8 +125,9 @@ class Follower:
             except HostUnreachable as error:
                 if self._closed.is_set():
                     return
-                if error.reason not in TRANSIENT:
-                    raise  # A refused sign-in stays refused; asking on only gets the laptop banned.
+                if error.reason == "SIGN_IN_FAILED":
+                    raise  # It stays refused; asking on only gets the laptop banned. A login that runs nothing may
+                    # be a relay that was killed while it dialled, so that is asked again.
                 away = error.reason == "LINK_LOST" or (self._patient and error.reason == "HOST_UNREACHABLE")
                 if not connected_once and not away and not backoff.tries:
                     raise

@@ -45,7 +45,7 @@ CHANNEL_OPTIONS = [
 ]
 
 #: Reasons under which a later try may succeed without anybody's help.
-TRANSIENT = ("LINK_LOST", "HOST_UNREACHABLE")
+_TRANSIENT = ("LINK_LOST", "HOST_UNREACHABLE")
 
 Say = Callable[[str], None]
 
@@ -63,7 +63,7 @@ def error_trailer(error: MoaiError) -> tuple[str, bytes]:
 
 def status_of(error: MoaiError) -> grpc.StatusCode:
     """Canonical code of an error of the link itself."""
-    if error.reason in TRANSIENT:
+    if error.reason in _TRANSIENT:
         return grpc.StatusCode.UNAVAILABLE
     return grpc.StatusCode.FAILED_PRECONDITION
 
@@ -228,7 +228,7 @@ class Session:
                 error = self._seen(raw)
             except LinkLost as lost:
                 error = lost
-            if error.reason not in TRANSIENT:
+            if error.reason not in _TRANSIENT:
                 raise error
             self._drop(generation)
             wait_s = backoff.next_s()
@@ -268,7 +268,7 @@ class Session:
             except MoaiError as lost:
                 error = lost
             # The first try must connect; after a cut the host may be away for a moment.
-            may_return = error.reason == "LINK_LOST" or (backoff.tries and error.reason in TRANSIENT)
+            may_return = error.reason == "LINK_LOST" or (backoff.tries and error.reason in _TRANSIENT)
             if not may_return or backoff.tries >= 5:
                 raise error
             self._drop(generation)
@@ -289,7 +289,7 @@ class Session:
             yield from call
         except grpc.RpcError as raw:
             error = self._seen(raw)
-            if error.reason in TRANSIENT:
+            if error.reason in _TRANSIENT:
                 self._drop(generation)
             raise error from raw
         finally:
