@@ -9,7 +9,8 @@ import pytest
 from cryptography.exceptions import InvalidTag
 from moai import _admin
 from moai._config import HostConfig
-from moai._errors import LinkLost
+from moai._errors import HostUnreachable, LinkLost
+from moai._follow import Follower
 from moai._link import client, holder
 from moai._rpc import Session
 from moai._ssh.transport import OneServiceTransport
@@ -118,3 +119,26 @@ def test_streams_that_ask_during_an_attempt_share_its_failure(tmp_path):
         return [*found, *await asyncio.gather(box.ensure(), return_exceptions=True)]
 
     assert [error.message for error in asyncio.run(ask())] == ["attempt 1", "attempt 1", "attempt 2"]
+
+
+@pytest.mark.parametrize(("reason", "goes_on"), [("SHELL_RESTRICTED", True), ("HOST_UNREACHABLE", True), ("SIGN_IN_FAILED", False)])
+def test_a_stream_goes_on_after_what_may_mend_itself(monkeypatch, reason, goes_on):
+    """A relay that is killed while it dials looks like a login that runs nothing; a refused sign-in stays refused."""
+    ends = iter([LinkLost("LINK_LOST", "cut"), HostUnreachable(reason, "no"), None])
+
+    class Cut:
+        host = HostConfig("box", "box")
+
+        def stream(self, *_):
+            yield object()
+            if (error := next(ends)) is not None:
+                raise error
+
+    follower = Follower(Cut(), "swift-otter")
+    monkeypatch.setattr(follower, "_pause", lambda seconds: None)
+    messages = follower._again("ReadLog", lambda: None, lambda: next(ends, "over") == "over")
+    if goes_on:
+        assert len(list(messages)) == 3
+    else:
+        with pytest.raises(HostUnreachable, match="no"):
+            list(messages)
