@@ -142,3 +142,12 @@ def test_a_stream_goes_on_after_what_may_mend_itself(monkeypatch, reason, goes_o
     else:
         with pytest.raises(HostUnreachable, match="no"):
             list(messages)
+
+
+def test_an_updated_moai_does_not_speak_to_the_link_of_the_one_before(tmp_path, monkeypatch):
+    """That process has the old modules in memory, and would read the new ones' files with them."""
+    monkeypatch.setenv("MOAI_CACHE", str(tmp_path))
+    before = client.socket_path(HostConfig("box", "box"))
+    assert client.socket_path(HostConfig("box", "box")) == before
+    monkeypatch.setattr(client, "__version__", "999")
+    assert client.socket_path(HostConfig("box", "box")) != before

@@ -110,10 +110,28 @@ def test_a_server_with_one_session_a_connection_is_enough(tmp_path):
     with Box(tmp_path, look_alike=False, max_sessions=1) as box:
         assert says_sent(runs(box))
         assert connections(box) == 1
-        up = box.moai("remote", "up")
+        up = box.moai("remote", "up", "--force")
         assert up.returncode == 0, said(up)
         assert connections(box) == 1
         runs(box, "again", "--no-link")
+
+
+def test_up_on_a_fresh_host_installs_and_dials_once_and_looks_again_the_next_time(tmp_path):
+    """What the container's Python is started for: to tell of itself, to install, to relay."""
+    tools, ran = tmp_path / "bin", tmp_path / "ran"
+    tools.mkdir()
+    (tools / "python3").write_text(f"""#!/bin/bash
+case "$*" in *'"install"'*) echo install ;; *relay.py*) echo relay ;; *MOAI-PY*) echo probe ;; esac >>{ran}
+exec -a "$0" /usr/bin/python3 "$@"
+""")
+    (tools / "python3").chmod(0o755)
+    with Box(tmp_path / "box", look_alike=False, path=f"{tools}:{SYSTEM_PATH}") as box:
+        for wanted in (["probe", "install", "relay"], ["relay", "probe", "install", "relay"]):
+            up = box.moai("remote", "up")
+            assert up.returncode == 0 and b" is up" in up.stderr, said(up)
+            assert ran.read_text().split() == wanted
+            ran.unlink()
+        assert connections(box) == 1
 
 
 def test_no_forwarding_right_is_needed(tmp_path):

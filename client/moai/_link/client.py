@@ -26,6 +26,7 @@ from moai._config import HostConfig
 from moai._errors import MoaiError
 from moai._link.nursery import Child, Nursery
 from moai._ssh.prompts import Prompter
+from moai._version import __version__
 from moai._withheld import environment
 
 #: A first bootstrap fetches wheels; everything in it has its own, shorter bound.
@@ -37,8 +38,8 @@ _PROGRAM = "import sys; sys.path[:1] == [''] and sys.path.pop(0); from moai._lin
 
 
 def socket_path(host: HostConfig) -> Path:
-    """Where the holder of this host listens; differs when its settings differ."""
-    key = json.dumps([asdict(host), os.environ.get("MOAI_SSH_CONFIG", ""), str(_paths.config_folder())])
+    """Where the holder of this host listens; differs when its settings differ, or moai itself after an update."""
+    key = json.dumps([asdict(host), os.environ.get("MOAI_SSH_CONFIG", ""), str(_paths.config_folder()), __version__])
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     return _paths.own(_paths.cache_folder() / "links") / f"{digest}.sock"
 

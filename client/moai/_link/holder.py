@@ -159,8 +159,12 @@ class Holder(grpc.GenericRpcHandler):  # type: ignore[misc]
         return json.dumps(facts).encode()
 
     async def _up(self, request: bytes, context: Any) -> bytes:
+        mode = "up-force" if json.loads(request).get("force") else "up"
         try:
-            upstream, _ = await self.ensure("up-force" if json.loads(request).get("force") else "up")
+            # On a fresh host the link's own start has just installed the agent: a second probe and dial change nothing.
+            upstream = self.upstream
+            if upstream is None or mode == "up-force" or not upstream.was_just_installed():
+                upstream, _ = await self.ensure(mode)
         except MoaiError as error:
             if self.needs_person:
                 self.closing.set()

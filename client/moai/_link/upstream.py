@@ -8,11 +8,13 @@ that is gone.
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import select
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,8 @@ _CHUNK = 256 * 1024
 _PROTOCOL = 1
 #: Our own channel dials at once.
 _ACCEPT_S = 60.0
+#: ``up`` on a fresh host follows the install of the link's own start by a moment.
+_NEW_S = 10.0
 
 
 class Upstream:
@@ -40,8 +44,9 @@ class Upstream:
         ended: set once either side has closed.
     """
 
-    def __init__(self, connection: Connection, stream: Stream, handshake: Handshake, folder: Path) -> None:
+    def __init__(self, connection: Connection, stream: Stream, handshake: Handshake, folder: Path, is_installed: bool = False) -> None:
         self.handshake = handshake
+        self._installed_s = time.monotonic() if is_installed else -math.inf
         self.ended = threading.Event()
         self._connection, self._stream = connection, stream
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -88,6 +93,11 @@ class Upstream:
             pass  # As above.
         finally:
             self.close()
+
+    def was_just_installed(self) -> bool:
+        """Whether this moai's agent was installed on the way here, seconds ago: there is nothing to bring up. True once."""
+        installed_s, self._installed_s = self._installed_s, -math.inf
+        return not self.ended.is_set() and time.monotonic() - installed_s < _NEW_S
 
     def close(self) -> None:
         """End everything; harmless when repeated, and safe from any thread."""
@@ -171,15 +181,17 @@ def open_upstream(
     """
     connection = connection or open_connection(host, prompts, expected_key)
     try:
-        stream, handshake = _dial_or_install(connection, say, mode)
+        stream, handshake, installed = _dial_or_install(connection, say, mode)
         _check_protocol(handshake)
-        return Upstream(connection, stream, handshake, folder), getattr(connection, "host_key", None)
+        is_new = bool(installed) and handshake.facts.get("digest") == installed
+        return Upstream(connection, stream, handshake, folder, is_new), getattr(connection, "host_key", None)
     except BaseException:
         connection.close()
         raise
 
 
-def _dial_or_install(connection: Connection, say: Callable[[str], None], mode: str) -> tuple[Stream, Handshake]:
+def _dial_or_install(connection: Connection, say: Callable[[str], None], mode: str) -> tuple[Stream, Handshake, str]:
+    """The dialled stream, and the digest of what was installed for it ("" when nothing was)."""
     from moai._bootstrap.install import install
 
     if mode in ("up", "up-force"):
@@ -188,16 +200,16 @@ def _dial_or_install(connection: Connection, say: Callable[[str], None], mode: s
         wanted = install(connection, say)
         stream, handshake = dial(connection)
         if handshake.facts.get("digest") == wanted:
-            return stream, handshake
+            return stream, handshake, wanted
         stream.close()
-        return dial(connection, "restart")
+        return (*dial(connection, "restart"), wanted)
     try:
-        return dial(connection)
+        return (*dial(connection), "")
     except NotInstalled:
         say("no agent there yet; bringing one up")
-    install(connection, say)
+    wanted = install(connection, say)
     try:
-        return dial(connection)
+        return (*dial(connection), wanted)
     except NotInstalled:
         raise MoaiError("AGENT_FAILED", "the agent was installed but cannot be started", "moai remote up") from None
 
