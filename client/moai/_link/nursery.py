@@ -91,8 +91,13 @@ class Child:
 def main() -> int:
     """Fork a holder for each triple of file descriptors that comes over standard input, until its end."""
     gc.set_threshold(20_000, 20, 50)
+    # All that a holder imports until its host has answered, also what others import late: each child would do it again.
     import asyncio  # noqa: F401
+    import concurrent.futures.thread  # noqa: F401
+    import encodings.idna  # noqa: F401
 
+    import grpc._utilities  # noqa: F401
+    import moai._bootstrap.install  # noqa: F401
     import moai._ssh.connect  # noqa: F401
     from moai._link import holder, start  # noqa: F401
 

@@ -192,12 +192,10 @@ def open_upstream(
 
 def _dial_or_install(connection: Connection, say: Callable[[str], None], mode: str) -> tuple[Stream, Handshake, str]:
     """The dialled stream, and the digest of what was installed for it ("" when nothing was)."""
-    from moai._bootstrap.install import install
-
     if mode in ("up", "up-force"):
         if mode == "up":
             _refuse_downgrade(connection)
-        wanted = install(connection, say)
+        wanted = _install(connection, say)
         stream, handshake = dial(connection)
         if handshake.facts.get("digest") == wanted:
             return stream, handshake, wanted
@@ -207,11 +205,17 @@ def _dial_or_install(connection: Connection, say: Callable[[str], None], mode: s
         return (*dial(connection), "")
     except NotInstalled:
         say("no agent there yet; bringing one up")
-    wanted = install(connection, say)
+    wanted = _install(connection, say)
     try:
         return (*dial(connection), wanted)
     except NotInstalled:
         raise MoaiError("AGENT_FAILED", "the agent was installed but cannot be started", "moai remote up") from None
+
+
+def _install(connection: Connection, say: Callable[[str], None]) -> str:
+    from moai._bootstrap.install import install  # Not loaded by the many links that find an agent.
+
+    return install(connection, say)
 
 
 def _refuse_downgrade(connection: Connection) -> None:
