@@ -22,6 +22,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional, Set, Tuple
 
+    ProcessTable = Dict[int, Tuple[int, int, bytes]]
+
+_CHUNK = 64 * 1024
+
 # File systems that several containers may mount at once; a random file on one of these does not
 # identify a container. Names as in /proc/filesystems and fuse(8) subtypes.
 _SHARED_TYPES = ("nfs", "cifs", "smb", "fuse", "lustre", "ceph", "gluster", "beegfs", "gpfs", "9p", "afs")
@@ -131,12 +135,26 @@ def boot_id() -> str:
 
 def _stat_fields(pid: int) -> Optional[List[bytes]]:
     """Fields of /proc/PID/stat after the command (which may hold spaces and brackets)."""
+    raw = _read("/proc/%d/stat" % pid)
+    return raw[raw.rfind(b")") + 2 :].split() if raw else None
+
+
+def _read(path: str) -> bytes:
+    """A small file of proc(5); empty when it cannot be read. Every process is read at the end of every job: no file objects."""
     try:
-        with open("/proc/%d/stat" % pid, "rb") as source:
-            raw = source.read()
-    except (OSError, ValueError):
-        return None
-    return raw[raw.rfind(b")") + 2 :].split()
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (OSError, ValueError, OverflowError):
+        return b""
+    try:
+        data = part = os.read(fd, _CHUNK)
+        while len(part) == _CHUNK:
+            part = os.read(fd, _CHUNK)
+            data += part
+        return data
+    except OSError:
+        return b""  # It ended meanwhile, or is somebody else's.
+    finally:
+        os.close(fd)
 
 
 def start_ticks(pid: int) -> Optional[int]:
@@ -153,7 +171,7 @@ def is_alive(pid: int, ticks: Optional[int]) -> bool:
     return ticks is None or int(fields[19]) == ticks
 
 
-def process_table() -> Dict[int, Tuple[int, int, bytes]]:
+def process_table() -> ProcessTable:
     """pid -> (parent pid, start ticks, state letter) of every visible process."""
     table = {}
     for name in os.listdir("/proc"):
@@ -164,9 +182,14 @@ def process_table() -> Dict[int, Tuple[int, int, bytes]]:
     return table
 
 
-def descendants(root: int) -> Dict[int, int]:
-    """pid -> start ticks of all living descendants of ``root``, not ``root`` itself."""
-    table = process_table()
+def descendants(root: int, table: Optional[ProcessTable] = None) -> Dict[int, int]:
+    """pid -> start ticks of all living descendants of ``root``, not ``root`` itself.
+
+    Args:
+        table: what ``process_table`` has just found; read anew when None.
+    """
+    if table is None:
+        table = process_table()
     children: Dict[int, List[int]] = {}
     for pid, (parent, _, _) in table.items():
         children.setdefault(parent, []).append(pid)
@@ -181,22 +204,24 @@ def descendants(root: int) -> Dict[int, int]:
     return found
 
 
-def marked(marker: str, skip: Set[int]) -> Dict[int, int]:
+def marked(marker: str, skip: Set[int], table: Optional[ProcessTable] = None, since_ticks: int = 0) -> Dict[int, int]:
     """pid -> start ticks of living processes whose environment holds ``marker`` (``NAME=value``).
 
     Finds what left the process tree (its supervisor died, or it was re-parented before).
+
+    Args:
+        table: as in ``descendants``.
+        since_ticks: processes that started earlier are not looked into.
     """
+    if table is None:
+        table = process_table()
     needle = marker.encode("utf-8", "surrogateescape")
     found = {}
-    for pid, (_, ticks, state) in process_table().items():
-        if pid in skip or state in (b"Z", b"X"):
+    for pid, (_, ticks, state) in table.items():
+        if pid in skip or ticks < since_ticks or state in (b"Z", b"X"):
             continue
-        try:
-            with open("/proc/%d/environ" % pid, "rb") as source:
-                if needle in source.read().split(b"\0"):
-                    found[pid] = ticks
-        except OSError:
-            continue
+        if needle in _read("/proc/%d/environ" % pid).split(b"\0"):
+            found[pid] = ticks
     return found
 
 

@@ -97,7 +97,8 @@ def main() -> int:
     import encodings.idna  # noqa: F401
 
     import grpc._utilities  # noqa: F401
-    import moai._bootstrap.install  # noqa: F401
+
+    import moai._bootstrap.install
     import moai._ssh.connect  # noqa: F401
     from moai._link import holder, start  # noqa: F401
 
