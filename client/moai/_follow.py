@@ -23,6 +23,9 @@ from moai._types import Event, LogChunk
 #: Items kept between the network and a slow reader; the container's disk is the real buffer.
 _QUEUE_ITEMS = 64
 
+#: Why a container cannot bring up its agent at the moment: killed as it started, no time, no space. The job goes on there.
+_NO_AGENT = ("AGENT_FAILED", "DISK_FULL", "HOME_NOT_WRITABLE")
+
 LinkReport = Callable[[MoaiError | None], None]
 """Told of a lost link (the error) and of its return (None)."""
 
@@ -122,12 +125,14 @@ class Follower:
                 if is_done():
                     return
                 # Cut without an error (an agent that was asked to leave): the same as an error.
-            except HostUnreachable as error:
+            except MoaiError as error:
                 if self._closed.is_set():
                     return
-                if error.reason == "SIGN_IN_FAILED":
-                    raise  # It stays refused; asking on only gets the laptop banned. A login that runs nothing may
-                    # be a relay that was killed while it dialled, so that is asked again.
+                # A login that runs nothing may be a relay that was killed while it dialled; a refused sign-in stays
+                # refused, and asking on only gets the laptop banned.
+                is_away = isinstance(error, HostUnreachable) and error.reason != "SIGN_IN_FAILED"
+                if not is_away and not (connected_once and error.reason in _NO_AGENT):
+                    raise
                 away = error.reason == "LINK_LOST" or (self._patient and error.reason == "HOST_UNREACHABLE")
                 if not connected_once and not away and not backoff.tries:
                     raise

@@ -9,7 +9,7 @@ import pytest
 from cryptography.exceptions import InvalidTag
 from moai import _admin
 from moai._config import HostConfig
-from moai._errors import HostUnreachable, LinkLost
+from moai._errors import CLASSES, LinkLost
 from moai._follow import Follower
 from moai._link import client, holder
 from moai._rpc import Session
@@ -121,27 +121,43 @@ def test_streams_that_ask_during_an_attempt_share_its_failure(tmp_path):
     assert [error.message for error in asyncio.run(ask())] == ["attempt 1", "attempt 1", "attempt 2"]
 
 
-@pytest.mark.parametrize(("reason", "goes_on"), [("SHELL_RESTRICTED", True), ("HOST_UNREACHABLE", True), ("SIGN_IN_FAILED", False)])
-def test_a_stream_goes_on_after_what_may_mend_itself(monkeypatch, reason, goes_on):
-    """A relay that is killed while it dials looks like a login that runs nothing; a refused sign-in stays refused."""
-    ends = iter([LinkLost("LINK_LOST", "cut"), HostUnreachable(reason, "no"), None])
+class Cut:
+    """A session whose streams give one message, except the first ``silent`` ones, and then end with these errors."""
 
-    class Cut:
-        host = HostConfig("box", "box")
+    host = HostConfig("box", "box")
 
-        def stream(self, *_):
+    def __init__(self, *errors, silent=0):
+        self.errors, self.silent = list(errors), silent
+
+    def stream(self, *_):
+        if not self.silent:
             yield object()
-            if (error := next(ends)) is not None:
-                raise error
+        self.silent = max(0, self.silent - 1)
+        if self.errors:
+            raise self.errors.pop(0)
 
-    follower = Follower(Cut(), "swift-otter")
+
+def followed(monkeypatch, cut):
+    follower = Follower(cut, "swift-otter")
     monkeypatch.setattr(follower, "_pause", lambda seconds: None)
-    messages = follower._again("ReadLog", lambda: None, lambda: next(ends, "over") == "over")
-    if goes_on:
-        assert len(list(messages)) == 3
-    else:
-        with pytest.raises(HostUnreachable, match="no"):
-            list(messages)
+    return list(follower._again("ReadLog", lambda: None, lambda: not cut.errors))
+
+
+@pytest.mark.parametrize("reason", ["SHELL_RESTRICTED", "HOST_UNREACHABLE", "AGENT_FAILED", "DISK_FULL", "HOME_NOT_WRITABLE"])
+def test_a_stream_goes_on_after_what_may_mend_itself(monkeypatch, reason):
+    """A relay that is killed while it dials looks like a login that runs nothing; an agent may be killed as it starts."""
+    assert len(followed(monkeypatch, Cut(LinkLost("LINK_LOST", "cut"), CLASSES[reason](reason, "no")))) == 3
+
+
+@pytest.mark.parametrize("reason", ["SIGN_IN_FAILED", "PYTHON_NOT_FOUND", "HOST_KEY_CHANGED", "JOB_NOT_FOUND"])
+def test_a_stream_ends_with_what_stays_as_it_is(monkeypatch, reason):
+    with pytest.raises(CLASSES[reason], match="no"):
+        followed(monkeypatch, Cut(LinkLost("LINK_LOST", "cut"), CLASSES[reason](reason, "no")))
+
+
+def test_an_agent_that_has_never_come_up_is_an_error(monkeypatch):
+    with pytest.raises(CLASSES["AGENT_FAILED"], match="no"):
+        followed(monkeypatch, Cut(CLASSES["AGENT_FAILED"]("AGENT_FAILED", "no"), silent=1))
 
 
 def test_an_updated_moai_does_not_speak_to_the_link_of_the_one_before(tmp_path, monkeypatch):
