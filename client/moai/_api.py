@@ -25,8 +25,17 @@ def connect(name: str = "", *, prompts: Prompter | None = None, say: Say | None 
 
 
 def hosts(names: str = "all", *, prompts: Prompter | None = None, say: Say | None = None) -> list[Host]:
-    """Several hosts: names and ``@group`` separated by commas, or ``all``."""
-    return [Host(one, prompts, say) for one in config().pick(names)]
+    """Several hosts: names and ``@group`` separated by commas, or ``all``.
+
+    Args:
+        say: as for ``Host``; where there are several, the host's name stands before what it is told.
+    """
+    picked = config().pick(names)
+    return [Host(one, prompts, _named(one.name, say) if len(picked) > 1 else say) for one in picked]
+
+
+def _named(name: str, say: Say | None) -> Say | None:
+    return None if say is None else lambda text: say(f"{name}: {text}")
 
 
 def job(text: str, *, on: str = "", prompts: Prompter | None = None, say: Say | None = None) -> Job:

@@ -11,8 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from moai import _group
-from moai._config import HostConfig, config
+from moai import _api, _group
 from moai._errors import MoaiError
 from moai._events import EventStream
 from moai._host import Host
@@ -77,13 +76,12 @@ class Fleet:
 
     Args:
         hosts: names, ``@group`` or ``all`` as for ``--on``; or ``Host`` objects.
-        prompts, say: as for ``Host``; asked one host at a time.
+        prompts, say: as for ``moai.hosts``; asked one host at a time.
     """
 
     def __init__(self, hosts: str | Iterable[Host] = "all", *, prompts: Prompter | None = None, say: Say | None = None) -> None:
         if isinstance(hosts, str):
-            picked: list[HostConfig] = config().pick(hosts)
-            self.hosts = [Host(one, prompts, say) for one in picked]
+            self.hosts = _api.hosts(hosts, prompts=prompts, say=say)
         else:
             self.hosts = list(hosts)
         if not self.hosts:

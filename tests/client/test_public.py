@@ -55,3 +55,12 @@ def test_errors_survive_pickling():
     assert type(again) is moai.NotFound and (again.reason, again.message, again.next, again.details) == (
         error.reason, error.message, error.next, error.details,
     )  # fmt: skip
+
+
+def test_what_is_told_of_one_of_several_hosts_begins_with_its_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOAI_CONFIG", str(tmp_path))
+    (tmp_path / "config.toml").write_text('[hosts.a]\naddress = "a"\n[hosts.b]\naddress = "b"\n')
+    told = []
+    for host in [*moai.hosts("a,b", say=told.append), *moai.Fleet("all", say=told.append).hosts, *moai.hosts("b", say=told.append)]:
+        host.session.say("one moment")
+    assert told == ["a: one moment", "b: one moment"] * 2 + ["one moment"]

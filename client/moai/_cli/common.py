@@ -55,11 +55,10 @@ def host(name: str, link: bool = True) -> Any:
     return moai.connect(name, prompts=prompts(), say=say, link=link)
 
 
-def hosts(names: str) -> list[Any]:
+def hosts(names: str) -> list[moai.Host]:
     """Hosts named; the default one when none is."""
-    picked = moai.config().pick(names)
-    moai.prepare_links(picked)
-    return [moai.Host(one, prompts(), say) for one in picked]
+    moai.prepare_links(moai.config().pick(names))
+    return moai.hosts(names, prompts=prompts(), say=say)
 
 
 def several(names: str) -> bool:
