@@ -20,11 +20,11 @@ and, while the supervisor tells of the end, ``outcome.json``.
 from __future__ import annotations
 
 import errno
-import json
 import os
 
+# The relay imports this on the path of every first command: typing alone takes 4 ms there, json and what it needs 5.
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # The relay imports this on the path of every first command; typing alone takes 4 ms.
+if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional
 
 #: Written into spec.json; a reader refuses a greater one.
@@ -88,11 +88,15 @@ def sync_folder(folder: str) -> None:
 
 def write_json(path: str, value: Any) -> None:
     """``write_atomic`` of pretty JSON."""
+    import json
+
     write_atomic(path, json.dumps(value, indent=1, sort_keys=True).encode("utf-8") + b"\n")
 
 
 def read_json(path: str) -> Optional[Dict[str, Any]]:
     """The object in ``path``; None when the file is missing or not (yet) a JSON object."""
+    import json
+
     try:
         with open(path, "rb") as source:
             value = json.loads(source.read().decode("utf-8", "replace"))

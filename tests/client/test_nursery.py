@@ -3,6 +3,8 @@
 import json
 import os
 import select
+import subprocess
+import sys
 
 import pytest
 from fakes.sshd import is_running, wait_until
@@ -87,3 +89,18 @@ def test_other_variables_need_another_nursery(monkeypatch):
         assert not made.is_usable
     finally:
         made.close()
+
+
+def test_what_holds_links_imports_paramiko_without_invoke_and_spoils_neither():
+    code = """
+import sys
+from moai._ssh import lean
+lean.load()
+import paramiko
+assert "invoke" not in sys.modules and paramiko.config.invoke is None
+found = paramiko.SSHConfig.from_text("Host a\\n User u\\nMatch host a\\n Port 2200\\n").lookup("a")
+assert (found["user"], found["port"]) == ("u", "2200")
+import invoke, fabric
+assert invoke.run and fabric.Connection
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

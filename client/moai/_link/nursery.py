@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 
+from moai._ssh import lean
 from moai._withheld import environment
 
 _FDS = 3
@@ -92,6 +93,7 @@ def main() -> int:
     """Fork a holder for each triple of file descriptors that comes over standard input, until its end."""
     gc.set_threshold(20_000, 20, 50)
     # All that a holder imports until its host has answered, also what others import late: each child would do it again.
+    lean.load()
     import asyncio  # noqa: F401
     import concurrent.futures.thread  # noqa: F401
     import encodings.idna  # noqa: F401

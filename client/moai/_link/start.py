@@ -19,6 +19,7 @@ from typing import Any
 from moai._config import HostConfig
 from moai._errors import MoaiError
 from moai._link.upstream import Upstream, open_upstream
+from moai._ssh import lean
 
 
 class Starter:
@@ -108,6 +109,7 @@ def main() -> int:
     """One JSON line on stdin: ``{"host": {...}, "path", "interactive"}``."""
     gc.set_threshold(20_000, 20, 50)
     # The order may come a moment later (client.prepare_links): this is what takes longest.
+    lean.load()
     import moai._ssh.connect  # noqa: F401
 
     line = sys.stdin.readline()
