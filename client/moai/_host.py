@@ -96,13 +96,17 @@ class Host(Training, AfterTraining, DeviceControl, Housekeeping):
             return {"digest": self.info().digest, "version": self.info().version}
         return self.session.link_call("Up", force=force)
 
-    def devices(self, environment: str = "", timeout_s: float = 15.0) -> t.DeviceReport:
-        """The accelerators as the container's own tool shows them."""
+    def devices(self, environment: str = "", timeout: float = 15.0) -> t.DeviceReport:
+        """The accelerators as the container's own tool shows them.
+
+        Args:
+            timeout: seconds the tool may take there.
+        """
         from moai_proto.v1 import device_pb2, device_pb2_grpc
 
-        request = device_pb2.ListDevicesRequest(environment=environment, timeout_seconds=timeout_s)
+        request = device_pb2.ListDevicesRequest(environment=environment, timeout_seconds=timeout)
         stub = device_pb2_grpc.DeviceServiceStub
-        answer = self.session.call(stub, "ListDevices", request, timeout_s=timeout_s + 45.0)
+        answer = self.session.call(stub, "ListDevices", request, timeout_s=timeout + 45.0)
         return _convert.devices(self.name, answer)
 
     def environments(self, all_packages: bool = False) -> list[t.Environment]:

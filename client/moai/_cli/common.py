@@ -39,7 +39,9 @@ def prompts() -> Any:
 
 def note(text: str) -> None:
     """Talk for people: standard error, one cleaned line."""
-    print(clean(text), file=sys.stderr, flush=True)
+    # One write: several hosts speak at once, and print puts the end of a line out by itself.
+    sys.stderr.write(clean(text) + "\n")
+    sys.stderr.flush()
 
 
 def say(text: str) -> None:
