@@ -139,9 +139,9 @@ def _dial(host):
     if sock is None:
         return None, None
     try:
-        with open(os.path.join(host.run, "agent.json")) as source:
+        with open(os.path.join(host.run, "agent.json"), errors="replace") as source:
             facts = source.read().strip()
-        with open(host.secret) as source:
+        with open(host.secret, errors="replace") as source:
             secret = source.read().strip()
     except (FileNotFoundError, NotADirectoryError):
         return sock, None
