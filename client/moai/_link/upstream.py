@@ -191,16 +191,16 @@ def open_upstream(
 
 
 def _dial_or_install(connection: Connection, say: Callable[[str], None], mode: str) -> tuple[Stream, Handshake, str]:
-    """The dialled stream, and the digest of what was installed for it ("" when nothing was)."""
+    """The dialled stream, and the digest of what was installed because nothing was there ("" else, and for ``up``)."""
     if mode in ("up", "up-force"):
         if mode == "up":
             _refuse_downgrade(connection)
         wanted = _install(connection, say)
         stream, handshake = dial(connection)
         if handshake.facts.get("digest") == wanted:
-            return stream, handshake, wanted
+            return stream, handshake, ""
         stream.close()
-        return (*dial(connection, "restart"), wanted)
+        return (*dial(connection, "restart"), "")
     try:
         return (*dial(connection), "")
     except NotInstalled:
