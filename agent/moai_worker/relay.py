@@ -155,13 +155,13 @@ def _dial(host):
 def _pid_in(facts):
     """The pid in an agent.json, 0 when there is none; a line of its own where jobdir.write_json wrote it."""
     digits = facts.partition('\n "pid": ')[2].partition("\n")[0].rstrip(",")
-    if digits.isdigit():
+    if digits.isascii() and digits.isdigit():
         return int(digits)
     import json
 
     try:
         return int(json.loads(facts)["pid"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return 0
 
 

@@ -29,6 +29,13 @@ def family(root: Optional[int], marker: str) -> Dict[int, int]:
             when it is gone.
         marker: ``MOAI_JOB=...`` in the environment of every process of the job; finds the rest.
     """
+    found = _look(root, marker)
+    # Not "nobody" at once: who was forked after the folder was listed, by a parent that was gone when its turn came, is in
+    # neither. An empty answer ends the job.
+    return found or _look(root, marker)
+
+
+def _look(root: Optional[int], marker: str) -> Dict[int, int]:
     table = identity.process_table()
     skip, since_ticks = {os.getpid()}, 0
     found: Dict[int, int] = {}

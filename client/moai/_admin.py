@@ -125,17 +125,16 @@ def _offer(name: str, prompts: Prompter | None) -> tuple[Any, Any, str]:
 
 
 def disconnect(host: HostConfig) -> bool:
-    """End the link of a host; True when there was one. Jobs and agent go on."""
+    """End the link of a host, that of a version of moai before this one too; True when there was one. Jobs and agent go on."""
     if host.is_local:
         return False
-    from moai._link.client import is_listening, socket_path
+    from moai._link.client import is_listening, socket_paths
     from moai._rpc import close_link
 
-    path = socket_path(host)
-    if not is_listening(path):
-        return False
-    close_link(path)
-    return True
+    found = [path for path in socket_paths(host) if is_listening(path)]
+    for path in found:
+        close_link(path)
+    return bool(found)
 
 
 def is_linked(host: HostConfig) -> bool:

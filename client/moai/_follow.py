@@ -69,7 +69,7 @@ class Follower:
         def is_done() -> bool:
             return not follow or self._ended_at(last)
 
-        for answer in self._again("WatchEvents", request, is_done):
+        for answer in self._again("WatchEvents", request, is_done, follow):
             for message in answer.events:
                 if message.sequence <= last:
                     continue
@@ -101,7 +101,7 @@ class Follower:
         def is_done() -> bool:
             return ended or not follow
 
-        for answer in self._again("ReadLog", request, is_done):
+        for answer in self._again("ReadLog", request, is_done, follow):
             if answer.data:
                 at = answer.offset + len(answer.data)
                 yield LogChunk(self._session.host.name, self._job, answer.offset, answer.data)
@@ -109,8 +109,12 @@ class Follower:
                 ended = True
                 return
 
-    def _again(self, method: str, request: Callable[[], Any], is_done: Callable[[], bool]) -> Iterator[Any]:
-        """The messages of a stream that is asked again whenever it was cut."""
+    def _again(self, method: str, request: Callable[[], Any], is_done: Callable[[], bool], follow: bool = True) -> Iterator[Any]:
+        """The messages of a stream that is asked again whenever it was cut.
+
+        Args:
+            follow: the caller waits for news, so also for an agent that cannot start at the moment.
+        """
         backoff = Backoff()
         lost = connected_once = False
         while not self._closed.is_set():
@@ -131,7 +135,9 @@ class Follower:
                 # A login that runs nothing may be a relay that was killed while it dialled; a refused sign-in stays
                 # refused, and asking on only gets the laptop banned.
                 is_away = isinstance(error, HostUnreachable) and error.reason != "SIGN_IN_FAILED"
-                if not is_away and not (connected_once and error.reason in _NO_AGENT):
+                # A silent job's stream has brought nothing yet: that it was cut shows that there was an agent.
+                was_there = connected_once or bool(backoff.tries)
+                if not is_away and not (follow and was_there and error.reason in _NO_AGENT and error.details.get("phase") != "install"):
                     raise
                 away = error.reason == "LINK_LOST" or (self._patient and error.reason == "HOST_UNREACHABLE")
                 if not connected_once and not away and not backoff.tries:

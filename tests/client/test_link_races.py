@@ -1,6 +1,7 @@
 """What a long soak found between two threads and in a damaged packet: both are a broken link, which is made anew."""
 
 import asyncio
+import contextlib
 import socket
 import threading
 
@@ -11,7 +12,7 @@ from moai import _admin
 from moai._config import HostConfig
 from moai._errors import CLASSES, LinkLost
 from moai._follow import Follower
-from moai._link import client, holder
+from moai._link import client, holder, upstream
 from moai._rpc import Session
 from moai._ssh.transport import OneServiceTransport
 
@@ -137,10 +138,10 @@ class Cut:
             raise self.errors.pop(0)
 
 
-def followed(monkeypatch, cut):
+def followed(monkeypatch, cut, follow=True):
     follower = Follower(cut, "swift-otter")
     monkeypatch.setattr(follower, "_pause", lambda seconds: None)
-    return list(follower._again("ReadLog", lambda: None, lambda: not cut.errors))
+    return list(follower._again("ReadLog", lambda: None, lambda: not cut.errors, follow))
 
 
 @pytest.mark.parametrize("reason", ["SHELL_RESTRICTED", "HOST_UNREACHABLE", "AGENT_FAILED", "DISK_FULL", "HOME_NOT_WRITABLE"])
@@ -155,6 +156,34 @@ def test_a_stream_ends_with_what_stays_as_it_is(monkeypatch, reason):
         followed(monkeypatch, Cut(LinkLost("LINK_LOST", "cut"), CLASSES[reason](reason, "no")))
 
 
+def test_a_silent_stream_that_was_cut_goes_on_after_an_agent_that_was_killed_as_it_started(monkeypatch):
+    """It has brought no message before the cut: the job prints nothing."""
+    errors = LinkLost("LINK_LOST", "cut"), CLASSES["AGENT_FAILED"]("AGENT_FAILED", "no")
+    assert len(followed(monkeypatch, Cut(*errors, silent=2))) == 1
+
+
+def test_who_only_reads_what_is_there_is_told_that_no_agent_starts(monkeypatch):
+    with pytest.raises(CLASSES["AGENT_FAILED"], match="no"):
+        followed(monkeypatch, Cut(LinkLost("LINK_LOST", "cut"), CLASSES["AGENT_FAILED"]("AGENT_FAILED", "no")), follow=False)
+
+
+def test_an_install_that_failed_is_not_tried_again_by_a_stream(monkeypatch):
+    """Each try would send the bundle again."""
+    full = CLASSES["DISK_FULL"]("DISK_FULL", "no", "", {"phase": "install"})
+    with pytest.raises(CLASSES["DISK_FULL"], match="no"):
+        followed(monkeypatch, Cut(LinkLost("LINK_LOST", "cut"), full))
+
+
+def test_an_install_says_that_it_was_one(monkeypatch):
+    def fails(connection, say):
+        raise CLASSES["DISK_FULL"]("DISK_FULL", "no")
+
+    monkeypatch.setattr("moai._bootstrap.install.install", fails)
+    with pytest.raises(CLASSES["DISK_FULL"]) as caught:
+        upstream._install(None, print)
+    assert caught.value.details["phase"] == "install"
+
+
 def test_an_agent_that_has_never_come_up_is_an_error(monkeypatch):
     with pytest.raises(CLASSES["AGENT_FAILED"], match="no"):
         followed(monkeypatch, Cut(CLASSES["AGENT_FAILED"]("AGENT_FAILED", "no"), silent=1))
@@ -167,3 +196,21 @@ def test_an_updated_moai_does_not_speak_to_the_link_of_the_one_before(tmp_path, 
     assert client.socket_path(HostConfig("box", "box")) == before
     monkeypatch.setattr(client, "__version__", "999")
     assert client.socket_path(HostConfig("box", "box")) != before
+
+
+def test_disconnect_ends_the_link_of_the_version_before_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOAI_CACHE", str(tmp_path))
+    host, closed = HostConfig("box", "box"), []
+    monkeypatch.setattr("moai._rpc.close_link", closed.append)
+    made = [client.socket_path(host)]
+    monkeypatch.setattr(client, "__version__", "999")
+    made.append(client.socket_path(host))
+    made.append(made[0].with_name(made[0].name.partition("-")[0] + ".sock"))  # As 0.1.0 named it.
+    with contextlib.ExitStack() as stack:
+        for path in [*made, client.socket_path(HostConfig("other", "other"))]:
+            listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+            listener.bind(str(path))
+            listener.listen(4)
+        assert _admin.disconnect(host) is True
+    assert sorted(closed) == sorted(made)
+    assert _admin.disconnect(host) is False, "nobody listens any more"

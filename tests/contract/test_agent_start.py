@@ -24,20 +24,30 @@ exec -a "$0" /usr/bin/python3 "$@"
 """
 
 
-def test_a17_a_stream_goes_on_after_agents_that_are_killed_as_they_start(tmp_path):
+@pytest.fixture
+def deadly(tmp_path):
+    """A container, the file that makes starting agents die, and the one that tells of each."""
     ready()
-    tools, dying, died, gate = tmp_path / "bin", tmp_path / "dying", tmp_path / "died", tmp_path / "gate"
+    tools, dying, died = tmp_path / "bin", tmp_path / "dying", tmp_path / "died"
     tools.mkdir()
     (tools / "python3").write_text(PYTHON.format(dying=dying, died=died))
     (tools / "python3").chmod(0o755)
     with Box(tmp_path / "box", look_alike=False, path=f"{tools}:{SYSTEM_PATH}") as box:
-        shutil.copy(Path(boxes.__file__).with_name("ticker.py"), box.home / "ticker.py")
-        with Followed(box, tmp_path, 1.0, gate=str(gate)) as one:
-            agent = one_agent(box)
-            dying.touch()
-            os.kill(agent, signal.SIGKILL)
-            wait_until(lambda: died.exists() and died.read_text().count("died") >= 2, "two agents to die as they start", 60.0)
-            dying.unlink()
-            gate.touch()
-            one.finish(90.0)
-        assert one_agent(box) != agent
+        yield box, dying, died
+
+
+def kill_and_let_two_die(box, dying, died):
+    agent = one_agent(box)
+    dying.touch()
+    os.kill(agent, signal.SIGKILL)
+    wait_until(lambda: died.exists() and died.read_text().count("died") >= 2, "two agents to die as they start", 60.0)
+    dying.unlink()
+
+
+def test_a17_a_stream_goes_on_after_agents_that_are_killed_as_they_start(deadly, tmp_path):
+    box, gate = deadly[0], tmp_path / "gate"
+    shutil.copy(Path(boxes.__file__).with_name("ticker.py"), box.home / "ticker.py")
+    with Followed(box, tmp_path, 1.0, gate=str(gate)) as one:
+        kill_and_let_two_die(*deadly)
+        gate.touch()
+        one.finish(90.0)

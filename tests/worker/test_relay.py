@@ -19,7 +19,7 @@ def test_the_pid_is_found_as_we_write_it_and_however_else_it_is_written(tmp_path
     assert relay._pid_in(json.dumps({"a": {"pid": 1}, "pid": 2}, indent=1, sort_keys=True)) == 2
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"pid": null}', '{"pid": 12', "null", '{"pid": []}'])
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"pid": null}', '{"pid": 12', "null", '{"pid": []}', '{"pid": 1e999}', '{\n "pid": ²\n}'])
 def test_what_holds_no_pid_is_nobodys(text):
     assert relay._pid_in(text) == 0
 

@@ -39,9 +39,8 @@ def prompts() -> Any:
 
 def note(text: str) -> None:
     """Talk for people: standard error, one cleaned line."""
-    # One write: several hosts speak at once, and print puts the end of a line out by itself.
-    sys.stderr.write(clean(text) + "\n")
-    sys.stderr.flush()
+    # The end of the line in the same write: several hosts speak at once.
+    print(clean(text) + "\n", end="", file=sys.stderr, flush=True)
 
 
 def say(text: str) -> None:

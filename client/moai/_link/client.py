@@ -39,9 +39,21 @@ _PROGRAM = "import sys; sys.path[:1] == [''] and sys.path.pop(0); from moai._lin
 
 def socket_path(host: HostConfig) -> Path:
     """Where the holder of this host listens; differs when its settings differ, or moai itself after an update."""
-    key = json.dumps([asdict(host), os.environ.get("MOAI_SSH_CONFIG", ""), str(_paths.config_folder()), __version__])
-    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
-    return _paths.own(_paths.cache_folder() / "links") / f"{digest}.sock"
+    return _links() / f"{_key(host)}-{hashlib.sha256(__version__.encode()).hexdigest()[:6]}.sock"
+
+
+def socket_paths(host: HostConfig) -> list[Path]:
+    """Where holders of this host may listen, those of other versions of moai among them."""
+    return sorted(_links().glob(f"{_key(host)}*.sock"))
+
+
+def _links() -> Path:
+    return _paths.own(_paths.cache_folder() / "links")
+
+
+def _key(host: HostConfig) -> str:
+    key = json.dumps([asdict(host), os.environ.get("MOAI_SSH_CONFIG", ""), str(_paths.config_folder())])
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def is_listening(path: Path) -> bool:

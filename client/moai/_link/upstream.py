@@ -209,13 +209,19 @@ def _dial_or_install(connection: Connection, say: Callable[[str], None], mode: s
     try:
         return (*dial(connection), wanted)
     except NotInstalled:
-        raise MoaiError("AGENT_FAILED", "the agent was installed but cannot be started", "moai remote up") from None
+        text = "the agent was installed but cannot be started"
+        raise MoaiError("AGENT_FAILED", text, "moai remote up", {"phase": "install"}) from None
 
 
 def _install(connection: Connection, say: Callable[[str], None]) -> str:
     from moai._bootstrap.install import install  # Not loaded by the many links that find an agent.
 
-    return install(connection, say)
+    try:
+        return install(connection, say)
+    except MoaiError as error:
+        # Who follows a job does not try this again and again: each try sends megabytes.
+        error.details.setdefault("phase", "install")
+        raise
 
 
 def _refuse_downgrade(connection: Connection) -> None:
